@@ -1,0 +1,171 @@
+"""Every error the package raises, as one hierarchy.
+
+An error carries its facts as attributes; the message is for people. Database errors are mapped by
+SQLSTATE and constraint name in `solti_store.ops.guard`, never by their text.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AgentLost",
+    "AlreadyExists",
+    "EmbeddedError",
+    "Invalid",
+    "InvalidCursor",
+    "LeaseLost",
+    "ModelError",
+    "NotFound",
+    "OutcomeUnknown",
+    "SchemaMismatch",
+    "SoltiStoreError",
+    "StoreUnavailable",
+    "UnknownAdmissionPolicy",
+    "UnknownJitterPolicy",
+    "UnknownRestartPolicy",
+    "UnknownTaskPhase",
+    "VersionConflict",
+]
+
+
+class SoltiStoreError(Exception):
+    """The root: `except SoltiStoreError` catches everything this package raises on purpose."""
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+class ModelError(SoltiStoreError, ValueError):
+    """A value breaks a rule of the model.
+
+    Attributes:
+        field: Dotted JSON path of the offending field (`spec.kind.subprocess.mode`), empty when the
+            value as a whole is meant.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Invalid(ModelError):
+    """A field's value is not allowed; the message starts with `invalid model: `."""
+
+
+class UnknownAdmissionPolicy(ModelError):
+    """A text form names no admission policy."""
+
+
+class UnknownRestartPolicy(ModelError):
+    """A text form names no restart policy."""
+
+
+class UnknownJitterPolicy(ModelError):
+    """A text form names no jitter policy."""
+
+
+class UnknownTaskPhase(ModelError):
+    """A text form names no task phase."""
+
+
+class InvalidCursor(SoltiStoreError, ValueError):
+    """A page cursor is malformed, of another version, or belongs to another query."""
+
+
+# --- the registry -------------------------------------------------------------------------------
+
+
+class NotFound(SoltiStoreError, LookupError):
+    """No task has this id.
+
+    Attributes:
+        task_id: The id asked for.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id!r} does not exist")
+        self.task_id = task_id
+
+
+class AlreadyExists(SoltiStoreError):
+    """A task of this id exists already; nothing was written.
+
+    Attributes:
+        task_id: The id that is taken; of several, the first in the order they were given.
+    """
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"task {task_id!r} already exists")
+        self.task_id = task_id
+
+
+class VersionConflict(SoltiStoreError):
+    """The task changed since the caller read it; nothing was written.
+
+    Attributes:
+        task_id: The task.
+        expected: The `resourceVersion` the caller based its write on.
+        current: The `resourceVersion` the task has now.
+    """
+
+    def __init__(self, task_id: str, *, expected: int, current: int) -> None:
+        super().__init__(f"task {task_id!r} is at resourceVersion {current}, not {expected}")
+        self.task_id = task_id
+        self.expected = expected
+        self.current = current
+
+
+class LeaseLost(SoltiStoreError):
+    """A worker wrote for an attempt that is no longer the running one; nothing was changed.
+
+    Attributes:
+        task_id: The task.
+        attempt: The attempt the worker believed to hold.
+        current_attempt: The task's latest attempt, None when the task (or its incarnation) is gone.
+        holder: The agent that runs the task now, None when nobody does.
+    """
+
+    def __init__(
+        self, task_id: str, *, attempt: int, current_attempt: int | None, holder: str | None
+    ) -> None:
+        if current_attempt is None:
+            now = "the task is gone"
+        elif holder is None:
+            now = f"attempt {current_attempt} is the latest, and nobody runs it"
+        else:
+            now = f"attempt {current_attempt} runs on agent {holder!r}"
+        super().__init__(f"attempt {attempt} of task {task_id!r} is over: {now}")
+        self.task_id = task_id
+        self.attempt = attempt
+        self.current_attempt = current_attempt
+        self.holder = holder
+
+
+class AgentLost(SoltiStoreError):
+    """This agent incarnation is closed: it was silent past its lease, or it signed off.
+
+    Attributes:
+        agent_id: The agent's name.
+    """
+
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(f"agent {agent_id!r} is no longer registered: its lease ended")
+        self.agent_id = agent_id
+
+
+# --- the database -------------------------------------------------------------------------------
+
+
+class StoreUnavailable(SoltiStoreError):
+    """The database cannot be reached, or kept failing through every retry; nothing was committed."""
+
+
+class OutcomeUnknown(SoltiStoreError):
+    """The connection broke during COMMIT, so the change may or may not be there: read before retrying."""
+
+
+class SchemaMismatch(SoltiStoreError):
+    """The database's schema is not the one this code was written for; the message names the command."""
+
+
+class EmbeddedError(SoltiStoreError):
+    """The private PostgreSQL server cannot be started or used."""
