@@ -52,7 +52,7 @@ def major_of(data_directory: Path) -> int | None:
     if not data_directory.exists():
         return None
     try:
-        return int((data_directory / "PG_VERSION").read_text("ascii"))
+        return int((data_directory / "PG_VERSION").read_bytes())
     except (FileNotFoundError, ValueError):
         raise EmbeddedError(f"{data_directory} is not a PostgreSQL data directory: move it away") from None
 

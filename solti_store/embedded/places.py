@@ -10,6 +10,7 @@ import pwd
 import re
 import socket
 import stat
+import struct
 import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -28,10 +29,10 @@ __all__ = [
     "Account",
     "check_root",
     "default_data_root",
+    "listener",
     "locked",
     "prepare_socket_dir",
     "server_account",
-    "socket_answers",
     "socket_dir",
     "socket_usable",
 ]
@@ -114,6 +115,10 @@ def server_account(data_directory: Path) -> Account:
             f"PostgreSQL does not run as root and there is no system user for it (looked for "
             f"{named or 'postgres, nobody'}): name one in {USER_VARIABLE}"
         ) from None
+    if owner == 0:
+        raise EmbeddedError(
+            f"{data_directory} belongs to root, as which PostgreSQL does not run: give it to a system user"
+        )
     if entry.pw_uid == 0:
         raise EmbeddedError(f"PostgreSQL does not run as root: name another system user in {USER_VARIABLE}")
     return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, switch=True)
@@ -187,15 +192,26 @@ def socket_usable(directory: Path, owner: int) -> bool:
     )
 
 
-def socket_answers(directory: Path) -> bool:
-    """Tell whether a process, visible here or not, listens on the socket."""
+def listener(directory: Path) -> int | None:
+    """Ask the kernel who listens on the socket.
+
+    Returns:
+        The process's number; 0 when there is one whose number is not told (another container's, or this
+        is not Linux); None when nobody listens.
+    """
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as client:
         client.settimeout(1.0)
         try:
             client.connect(f"{directory}/.s.PGSQL.{PORT}")
-        except OSError:
-            return False
-    return True
+            if not hasattr(socket, "SO_PEERCRED"):
+                return 0
+            answer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except OSError:  # its queue is full: somebody does listen
+            return 0
+    pid: int = struct.unpack("3i", answer)[0]
+    return pid
 
 
 # --- the data root and its lock --------------------------------------------------------------------
@@ -274,8 +290,9 @@ def locked(path: Path, timeout: float, until: Callable[[], bool] = lambda: False
                     f"(lock file {path})"
                 )
             time.sleep(_LOCK_POLL)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, b"%d\n" % os.getpid(), 0)
+        with suppress(OSError):  # for the message below only: a full disk may yet be served
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, b"%d\n" % os.getpid(), 0)
         yield True
     finally:
         if handle >= 0:

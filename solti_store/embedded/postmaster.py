@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from .places import PORT
+from .places import listener
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +42,7 @@ class PidFile:
 def read_pid_file(data_directory: Path) -> PidFile | None:
     """Read the pid file; None when it is missing, unreadable, truncated or garbage."""
     try:
-        lines = os.fsdecode((data_directory / "postmaster.pid").read_bytes()).splitlines()
+        lines = os.fsdecode((data_directory / "postmaster.pid").read_bytes()).split("\n")
         if len(lines) < _LINES:
             return None
         claims = PidFile(int(lines[0]), int(lines[2]), lines[4], lines[7].strip())
@@ -67,7 +64,7 @@ def verified(claims: PidFile, data_directory: Path) -> psutil.Process | None:
         if abs(process.create_time() - claims.started) > _START_TOLERANCE:
             # A later process of this number, or the clock was set since: a virtual machine that slept
             # wakes up hours behind. The kernel knows who listens on the socket, whatever the time.
-            return process if _listener(claims.socket_dir) == claims.pid else None
+            return process if listener(Path(claims.socket_dir)) == claims.pid else None
     except psutil.Error:
         return None
     return process
@@ -82,13 +79,15 @@ def running(data_directory: Path) -> psutil.Process | None:
     process = verified(claims, data_directory) if claims is not None else None
     if process is not None:
         return process
+    found: dict[int, tuple[psutil.Process, int]] = {}
     for candidate in psutil.process_iter():
         try:
             if same_command(candidate, data_directory):
-                return candidate
+                found[candidate.pid] = (candidate, candidate.ppid())
         except psutil.Error:
             continue
-    return None
+    # A sub-process shows the server's arguments too, for the moment between its fork and its title.
+    return next((process for process, parent in found.values() if parent not in found), None)
 
 
 def orphans(cluster_name: str) -> list[psutil.Process]:
@@ -146,18 +145,3 @@ def same_command(process: psutil.Process, data_directory: Path) -> bool:
         return command[1] == "-D" and Path(process.cwd()).samefile(data_directory)
     except (psutil.AccessDenied, OSError):
         return False
-
-
-def _listener(directory: str) -> int | None:
-    """Ask the kernel for the pid of the process that listens on the socket; None when it cannot tell."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as client:
-        client.settimeout(1.0)
-        try:
-            client.connect(f"{directory}/.s.PGSQL.{PORT}")
-            size = struct.calcsize("3i")
-            pid: int = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
-        except OSError:
-            return None
-    return pid

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,8 @@ from solti_store.errors import EmbeddedError
 
 from . import binaries as programs_of
 from . import cluster, places, postmaster
-from .programs import environment, tail
+from .launch import clear_remains, launch
+from .programs import tail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +34,6 @@ _log = logging.getLogger(__name__)
 _POLL: Final = 0.01
 _LAUNCHES: Final = 3
 _LOG_MAX: Final = 4 * 1024 * 1024  # bytes
-_ORPHANS_GRACE: Final = 2.0
 _SIGNALS: Final = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 # Where the server is found, and that nobody but its owner finds it, is not for settings to decide.
 _RESERVED: Final = frozenset(
@@ -54,11 +53,6 @@ _RESERVED: Final = frozenset(
         "unix_socket_permissions",
     }
 )
-# Puts the server into the background of a shell that ends at once, so that it becomes a child of init.
-# As a child of the starter it would stay a zombie after a kill -9, and for PostgreSQL a zombie's pid file
-# is that of a running server. The arguments go through untouched; pg_ctl would paste paths into a shell
-# command, where a quote or a dollar sign in one is read as syntax.
-_BACKGROUND: Final = '"$@" >&2 & echo $!'
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +104,9 @@ class EmbeddedServer:
         root = places.default_data_root() if data_root is None else Path(data_root)
         # Resolved, for the name of the socket's directory and the server's arguments derive from it.
         self._root = root.expanduser().absolute().resolve()
+        if "\n" in os.fspath(self._root):
+            # The pid file gives the path on a line of its own.
+            raise EmbeddedError(f"the data directory's path {os.fspath(self._root)!r} has a line break")
         self._data = self._root / "pgdata"
         self._lock = self._root / "lock"
         self._log_file = self._root / "server.log"
@@ -167,10 +164,11 @@ class EmbeddedServer:
         Raises:
             EmbeddedError: It did not stop within the timeout.
         """
-        if not self._lock.exists():
-            return False
-        with self._errors("stop"), places.locked(self._lock, self._timeout):
-            return self._stop(_SIGNALS[mode])
+        with self._errors("stop"):
+            if not self._lock.exists():
+                return False
+            with places.locked(self._lock, self._timeout):
+                return self._stop(_SIGNALS[mode])
 
     def status(self) -> ServerStatus:
         """Look, without a lock and without starting anything.
@@ -203,11 +201,15 @@ class EmbeddedServer:
         Raises:
             EmbeddedError: The directory is not one of these, or the server did not stop.
         """
-        if not self._root.exists():
-            return
-        if not self._lock.is_file():
-            raise EmbeddedError(f"{self._root} holds no private server (no lock file): nothing was removed")
-        with self._errors("destroy"), places.locked(self._lock, self._timeout):
+        with self._errors("destroy"):
+            if not self._root.exists():
+                return
+            if not self._lock.is_file():
+                raise EmbeddedError(f"{self._root} holds no private server (no lock): nothing was removed")
+            self._destroy()
+
+    def _destroy(self) -> None:
+        with places.locked(self._lock, self._timeout):
             cluster.major_of(self._data)
             self._stop(signal.SIGINT)
             cluster.sweep(self._root)
@@ -282,13 +284,24 @@ class EmbeddedServer:
             )
         sockets = places.socket_dir(self._root)
         places.prepare_socket_dir(sockets, account)
+        settings = {
+            **self._settings,
+            "cluster_name": self._cluster_name,
+            "listen_addresses": "",
+            "log_destination": "stderr",
+            "logging_collector": "off",
+            "port": str(places.PORT),
+            "unix_socket_directories": str(sockets),
+            "unix_socket_permissions": "0700",
+        }
         offset = 0
         for _ in range(_LAUNCHES):
             # Another starter may have been killed after it launched a server: take that one.
             process = postmaster.running(self._data)
             if process is None:
-                self._clear_remains(sockets)
-                process, offset = self._launch(bindir, account, sockets)
+                clear_remains(self._data, sockets, self._cluster_name)
+                self._bound_log()
+                process, offset = launch(bindir / "postgres", self._data, account, settings, self._log_file)
             if process is not None and self._settled(process, deadline, offset):
                 _log.info("the private PostgreSQL server runs as process %s", process.pid)
                 return
@@ -303,71 +316,6 @@ class EmbeddedServer:
         if others:
             self._lock.unlink()
             raise EmbeddedError(f"{self._root} holds other files ({min(others)!r}): name an empty directory")
-
-    def _clear_remains(self, sockets: Path) -> None:
-        """Remove what a killed server left and what would keep the next one from starting.
-
-        Its sub-processes first: while one is attached to the shared memory, a start is refused. They end
-        by themselves once they are idle; one in the middle of a statement is told to.
-        """
-        left = postmaster.orphans(self._cluster_name)
-        for number, grace in ((None, _ORPHANS_GRACE), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
-            if not left:
-                break
-            for process in left:
-                if number is not None:
-                    with contextlib.suppress(psutil.Error):
-                        process.send_signal(number)
-            left = postmaster.wait_gone(left, grace)
-        if places.socket_answers(sockets):
-            raise EmbeddedError(
-                f"a server that this process cannot see (of another container?) uses {self._root}: "
-                "two servers on one data directory would destroy it"
-            )
-        # PostgreSQL refuses to start while any process has the number in a stale pid file or socket lock,
-        # and on a damaged one. Nothing of ours has it, as was just established.
-        for stale in (self._data / "postmaster.pid", *sockets.glob(".s.PGSQL.*")):
-            stale.unlink(missing_ok=True)
-
-    def _launch(
-        self, bindir: Path, account: places.Account, sockets: Path
-    ) -> tuple[psutil.Process | None, int]:
-        """Start the server; return it (None if it is gone already) and where its part of the log begins."""
-        command = [str(bindir / "postgres"), "-D", str(self._data)]
-        fixed = {
-            "cluster_name": self._cluster_name,
-            "listen_addresses": "",
-            "log_destination": "stderr",
-            "logging_collector": "off",
-            "port": str(places.PORT),
-            "unix_socket_directories": str(sockets),
-            "unix_socket_permissions": "0700",
-        }
-        for name, value in {**self._settings, **fixed}.items():
-            command += ["-c", f"{name}={value}"]
-        self._bound_log()
-        # Not for everybody to read: a refused statement may be quoted in it.
-        with open(self._log_file, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:  # noqa: PTH123
-            offset = log.seek(0, os.SEEK_END)
-            shell = subprocess.run(  # noqa: S603 - fixed script, arguments passed as such
-                ["/bin/sh", "-c", _BACKGROUND, "sh", *command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd="/",
-                env=environment(),
-                # No Ctrl-C of the starter's terminal, and no hangup when it closes.
-                start_new_session=True,
-                umask=0o077,
-                check=True,
-                user=account.uid if account.switch else None,
-                group=account.gid if account.switch else None,
-                extra_groups=[] if account.switch else None,
-            )
-        try:
-            return psutil.Process(int(shell.stdout)), offset
-        except psutil.Error:
-            return None, offset
 
     def _settled(self, process: psutil.Process, deadline: float, offset: int) -> bool:
         """Wait until the server is ready (True) or gone (False)."""
