@@ -1,0 +1,5 @@
+"""The only room with SQL: the tables, and one module of statements a concern.
+
+Statements are built once, at import, and take bound values only; a statement built per call costs half as
+much again in compilation alone.
+"""

@@ -1,0 +1,43 @@
+"""The audit trail: every statement that changes a task writes its event in the same breath."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Text, literal, null, select
+from sqlalchemy.dialects.postgresql import insert
+
+from solti_store.sql.tables import task_events
+
+if TYPE_CHECKING:
+    from sqlalchemy import CTE
+
+__all__ = ["event"]
+
+
+def event(source: CTE, kind: str, *, detail: ColumnElement[Any] | None = None) -> CTE:
+    """A CTE that writes one event for each row of `source`.
+
+    Args:
+        source: Has the task's state after the change: `seq`, `id`, `updated_at`, `resource_version`,
+            `phase`, `attempt`.
+        kind: The event's type, one of the names that the table's CHECK lists.
+        detail: A jsonb expression over `source`.
+    """
+    return (
+        insert(task_events)
+        .from_select(
+            ["at", "seq", "id", "type", "resource_version", "phase", "attempt", "detail"],
+            select(
+                source.c.updated_at,
+                source.c.seq,
+                source.c.id,
+                literal(kind, Text),
+                source.c.resource_version,
+                source.c.phase,
+                source.c.attempt,
+                null() if detail is None else detail,
+            ),
+        )
+        .cte("event")
+    )

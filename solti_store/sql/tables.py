@@ -1,0 +1,250 @@
+"""The tables, as SQLAlchemy sees them; `migrations/` creates them, and a test compares the two.
+
+`tasks` is what somebody wants, `task_status` what came of it. They are apart because a status row changes
+several times in a task's life: kept with the spec and its indexes, a claim and a finish would write about
+five times the WAL.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Computed,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    Interval,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from solti_store.sql.types import Instant, Xid8
+
+__all__ = [
+    "SCHEMA",
+    "agents",
+    "metadata",
+    "routes",
+    "task_events",
+    "task_runs",
+    "task_status",
+    "tasks",
+]
+
+SCHEMA = "solti"
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    },
+)
+
+
+PHASES = "'pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted'"
+U32_MAX = 4294967295
+
+
+def identity(column: str, max_bytes: int) -> str:
+    """The CHECK of an identity (slot, task id, agent id)."""
+    return (
+        f"octet_length({column}) <= {max_bytes} AND {column} ~ '^[A-Za-z0-9._-]+$'"
+        f" AND {column} NOT IN ('.', '..')"
+    )
+
+
+tasks = Table(
+    "tasks",
+    metadata,
+    # The incarnation: a re-created id gets a new seq, and nothing that names the old one can write to it.
+    Column("seq", BigInteger, Identity(always=True), primary_key=True),
+    Column("id", Text(collation="C"), nullable=False),
+    Column("generation", BigInteger, nullable=False, server_default=text("1")),
+    Column("created_at", Instant, nullable=False, server_default=func.statement_timestamp()),
+    Column("spec", JSONB, nullable=False),
+    # Generated, so the spec stays the single source of truth.
+    Column(
+        "slot",
+        Text(collation="C"),
+        Computed("(spec ->> 'slot')", persisted=True),
+        nullable=False,
+    ),
+    Column(
+        "kind",
+        Text(collation="C"),
+        # `?` holds for a key of an object and for a bare string alike: both wire forms of a kind.
+        Computed(
+            # Spelled with the casts that PostgreSQL adds, or the drift check warns of a difference.
+            "CASE WHEN spec -> 'kind'::text ? 'subprocess'::text THEN 'subprocess'::text"
+            " WHEN spec -> 'kind'::text ? 'container'::text THEN 'container'::text"
+            " WHEN spec -> 'kind'::text ? 'wasm'::text THEN 'wasm'::text"
+            " WHEN spec -> 'kind'::text ? 'embedded'::text THEN 'embedded'::text ELSE NULL::text END",
+            persisted=True,
+        ),
+        nullable=False,
+    ),
+    Column("labels", JSONB, Computed("COALESCE(spec -> 'labels', '{}')", persisted=True), nullable=False),
+    UniqueConstraint("id"),
+    CheckConstraint(identity("id", 256), name="id"),
+    CheckConstraint("generation >= 1", name="generation"),
+    CheckConstraint("jsonb_typeof(spec) = 'object'", name="spec"),
+    CheckConstraint(identity("slot", 64), name="slot"),
+    CheckConstraint("jsonb_typeof(labels) = 'object'", name="labels"),
+    # COALESCE, because a CHECK that comes out NULL passes: a missing key must fail.
+    CheckConstraint("COALESCE((spec -> 'timeout')::numeric > 0, false)", name="timeout"),
+    CheckConstraint(
+        "COALESCE(spec -> 'restart' ->> 'type' IN ('never', 'onFailure', 'always'), false)", name="restart"
+    ),
+    CheckConstraint(
+        "COALESCE((spec -> 'backoff' -> 'firstMs')::numeric > 0"
+        " AND (spec -> 'backoff' -> 'maxMs')::numeric >= (spec -> 'backoff' -> 'firstMs')::numeric"
+        " AND (spec -> 'backoff' -> 'factor')::numeric >= 1"
+        " AND spec -> 'backoff' ->> 'jitter' IN ('full', 'none', 'equal', 'decorrelated'), false)",
+        name="backoff",
+    ),
+    CheckConstraint(
+        "COALESCE(spec ->> 'admission' IN ('dropIfRunning', 'replace', 'queue'), false)", name="admission"
+    ),
+    CheckConstraint("COALESCE((spec -> 'maxRetries')::numeric >= 1, true)", name="max_retries"),
+    Index(None, "slot", "seq"),
+    Index(None, "kind", "seq"),
+)
+
+task_status = Table(
+    "task_status",
+    metadata,
+    Column(
+        "seq",
+        BigInteger,
+        ForeignKey(tasks.c.seq, ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("resource_version", BigInteger, nullable=False, server_default=text("1")),
+    Column("updated_at", Instant, nullable=False),
+    Column("phase", Text(collation="C"), nullable=False),
+    Column("attempt", BigInteger, nullable=False, server_default=text("0")),
+    # Failures in a row; a success sets it back, and backoff and maxRetries count by it.
+    Column("failures", BigInteger, nullable=False, server_default=text("0")),
+    Column("exit_code", Integer),
+    Column("error", Text),
+    # Set when, and only when, the task may be started: this column *is* the queue.
+    Column("due_at", Instant),
+    # routes.id; no foreign key, for its check would lock one routes row from every creator at once.
+    Column("route", Uuid, nullable=False),
+    # agents.seq of the running attempt; no foreign key, for the same reason.
+    Column("agent", BigInteger),
+    Column("deadline", Instant),
+    Column("cancel_requested_at", Instant),
+    CheckConstraint("resource_version >= 1", name="resource_version"),
+    CheckConstraint(f"phase IN ({PHASES})", name="phase"),
+    CheckConstraint(f"attempt BETWEEN 0 AND {U32_MAX}", name="attempt"),
+    CheckConstraint("failures >= 0", name="failures"),
+    # Not started means attempt 0; canceled is the one final phase an unstarted task can reach.
+    CheckConstraint("(attempt = 0) = (phase = 'pending') OR phase = 'canceled'", name="started"),
+    CheckConstraint("(phase = 'running') = (deadline IS NOT NULL)", name="deadline"),
+    CheckConstraint("phase = 'running' OR (agent IS NULL AND cancel_requested_at IS NULL)", name="running"),
+    CheckConstraint(
+        "due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout')", name="due_at"
+    ),
+    Index("ix_task_status_claim", "route", "due_at", "seq", postgresql_where=text("due_at IS NOT NULL")),
+    Index("ix_task_status_running", "agent", "deadline", postgresql_where=text("deadline IS NOT NULL")),
+    Index(None, "phase", "seq"),
+)
+
+task_runs = Table(
+    "task_runs",
+    metadata,
+    # References task_status, not tasks: its row is locked by the claim anyway, while a key-share lock on
+    # the wide tasks row would write it once an attempt.
+    Column(
+        "seq",
+        BigInteger,
+        ForeignKey(task_status.c.seq, ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("attempt", BigInteger, primary_key=True, autoincrement=False),
+    Column("phase", Text(collation="C"), nullable=False),
+    Column("started_at", Instant, nullable=False),
+    Column("finished_at", Instant),
+    Column("error", Text),
+    Column("exit_code", Integer),
+    # Incarnation and name: the name stays readable when the agent's row is gone.
+    Column("agent", BigInteger),
+    Column("agent_id", Text(collation="C")),
+    CheckConstraint(f"attempt BETWEEN 1 AND {U32_MAX}", name="attempt"),
+    CheckConstraint(
+        "phase IN ('running', 'succeeded', 'failed', 'timeout', 'canceled')",
+        name="phase",
+    ),
+    CheckConstraint("(phase = 'running') = (finished_at IS NULL)", name="finished_at"),
+)
+
+task_events = Table(
+    "task_events",
+    metadata,
+    Column("event", BigInteger, Identity(always=True), primary_key=True),
+    # With a snapshot, tells which events a reader has seen: event numbers are not in commit order.
+    Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    Column("at", Instant, nullable=False),
+    # No foreign key: an event outlives its task.
+    Column("seq", BigInteger, nullable=False),
+    Column("id", Text(collation="C"), nullable=False),
+    Column("type", Text(collation="C"), nullable=False),
+    Column("resource_version", BigInteger, nullable=False),
+    Column("phase", Text(collation="C"), nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("detail", JSONB),
+    CheckConstraint(
+        "type IN ('created', 'specChanged', 'started', 'finished', 'cancelRequested', 'refused', 'deleted')",
+        name="type",
+    ),
+    CheckConstraint(f"phase IN ({PHASES})", name="phase"),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    # One row an incarnation; the name may be used again, the seq never.
+    Column("seq", BigInteger, Identity(always=True), primary_key=True),
+    Column("id", Text(collation="C"), nullable=False),
+    Column("labels", JSONB, nullable=False),
+    Column("kinds", ARRAY(Text(collation="C")), nullable=False),
+    Column("state", Text(collation="C"), nullable=False),
+    Column("lease", Interval, nullable=False),
+    Column("registered_at", Instant, nullable=False),
+    Column("heartbeat_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("closed_at", Instant),
+    CheckConstraint(identity("id", 128), name="id"),
+    CheckConstraint("jsonb_typeof(labels) = 'object'", name="labels"),
+    CheckConstraint("lease > interval '0'", name="lease"),
+    CheckConstraint("state IN ('active', 'stopped', 'lost')", name="state"),
+    CheckConstraint("(state = 'active') = (closed_at IS NULL)", name="closed_at"),
+    Index("ix_agents_expires_at", "expires_at", postgresql_where=text("closed_at IS NULL")),
+)
+
+routes = Table(
+    "routes",
+    metadata,
+    # A digest of the other two columns (`solti_store.rules.routing`), so a creator needs no look-up.
+    Column("id", Uuid, primary_key=True),
+    Column("kind", Text(collation="C"), nullable=False),
+    Column("selector", JSONB, nullable=False),
+    CheckConstraint("kind IN ('subprocess', 'wasm', 'container', 'embedded')", name="kind"),
+    CheckConstraint("jsonb_typeof(selector) = 'object'", name="selector"),
+)
