@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from .places import listener
+from .places import listener, socket_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -143,5 +143,8 @@ def same_command(process: psutil.Process, data_directory: Path) -> bool:
     # Of another name, yet perhaps this directory: it was moved while the server ran.
     try:
         return command[1] == "-D" and Path(process.cwd()).samefile(data_directory)
-    except (psutil.AccessDenied, OSError):
+    except psutil.AccessDenied:
+        # Root in a container may not look (no CAP_SYS_PTRACE); the socket moved along, and it may ask that.
+        return command[1] == "-D" and listener(socket_dir(data_directory.parent)) == process.pid
+    except OSError:
         return False
