@@ -53,7 +53,7 @@ class _ValueMeta(ModelMetaclass):
 
     if not TYPE_CHECKING:  # a declared __call__ would hide the constructor's signature
 
-        def __call__(cls, *args, **values):  # noqa: ANN002, ANN003, ANN204
+        def __call__(cls, *args, **values):  # noqa: ANN002, ANN003, ANN204, N805 - ruff does not see a metaclass
             if unknown := values.keys() - cls.model_fields.keys():
                 # pydantic ignores unknown names, as it must for documents; in a call it is a typo.
                 raise TypeError(f"{cls.__name__}() has no field {min(unknown)!r}")
@@ -61,7 +61,7 @@ class _ValueMeta(ModelMetaclass):
             try:
                 return super().__call__(*args, **(cls._python_defaults | values))
             except ValidationError as error:
-                raise translate(error) from None
+                raise translate(error, wire_names=cls._wire_names) from None
 
 
 class Value(BaseModel, metaclass=_ValueMeta):
@@ -81,11 +81,13 @@ class Value(BaseModel, metaclass=_ValueMeta):
     )
 
     _python_defaults: ClassVar[dict[str, Any]] = {}
+    _wire_names: ClassVar[dict[str, str]] = {}
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Collect the defaults that only the Python constructor has."""
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        """Collect the defaults that only the Python constructor has, and the wire names for errors."""
         super().__pydantic_init_subclass__(**kwargs)
+        cls._wire_names = {name: field.alias or name for name, field in cls.model_fields.items()}
         cls._python_defaults = {
             name: mark.value
             for name, field in cls.model_fields.items()
@@ -129,7 +131,7 @@ class Value(BaseModel, metaclass=_ValueMeta):
         """The JSON document as plain dicts, lists, strings and numbers."""
         return self.__pydantic_serializer__.to_python(self, mode="json", by_alias=True)  # type: ignore[no-any-return]
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: object) -> Self:
         """A copy with some fields changed, validated like any other value.
 
         Raises:
@@ -141,7 +143,7 @@ class Value(BaseModel, metaclass=_ValueMeta):
     # pydantic's own names keep working, under the same error contract.
 
     @classmethod
-    def model_validate(cls, obj: Any, **options: Any) -> Self:
+    def model_validate(cls, obj: object, **options: Any) -> Self:  # noqa: ANN401 - pydantic's options
         """As `BaseModel.model_validate`: accepts instances, and field names as well as wire names.
 
         Raises:
@@ -153,7 +155,7 @@ class Value(BaseModel, metaclass=_ValueMeta):
             raise translate(error) from None
 
     @classmethod
-    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:  # noqa: ANN401
         """As `BaseModel.model_validate_json`, but only wire names unless `by_name=True` is given.
 
         Raises:
@@ -167,7 +169,7 @@ class Value(BaseModel, metaclass=_ValueMeta):
             raise translate(error, json_data) from None
 
     @classmethod
-    def model_validate_strings(cls, obj: Any, **options: Any) -> Self:
+    def model_validate_strings(cls, obj: Any, **options: Any) -> Self:  # noqa: ANN401
         """As `BaseModel.model_validate_strings`.
 
         Raises:

@@ -1,54 +1,70 @@
 """Where in a JSON text a parser gave up, as a path of keys and indexes."""
 
 import re
-from itertools import pairwise
+from typing import NamedTuple, Self
 
-__all__ = ["path_at"]
+__all__ = ["Place"]
 
 # The parser tells the place only inside its message; should its wording change, the path is empty.
-_PLACE = re.compile(r"at line (\d+) column (\d+)$")
+_LINE_AND_COLUMN = re.compile(r"at line (\d+) column (\d+)$")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# A parser notices a lone surrogate escape at most two escapes (12 bytes) further on.
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}.{0,7}\Z", re.DOTALL)
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"?|[\[\]{},:]|[^\s"\[\]{},:]+', re.DOTALL)
 _MAX_STEPS = 8
 
 
-def path_at(document: object, message: str) -> list[str]:
-    """The path of the value at which parsing ended, outermost first, at most eight steps.
+class Place(NamedTuple):
+    """The place at which parsing ended.
 
-    Args:
-        document: The JSON text as str, bytes or bytearray; anything else has no path.
-        message: The parser's message, ending in `at line L column C`.
+    Attributes:
+        path: The keys and indexes that lead to it, outermost first, at most eight.
+        is_surrogate: Whether half of a surrogate pair stands there, which is no text.
     """
-    place = _PLACE.search(message)
-    if place is None or not isinstance(document, str | bytes | bytearray):
-        return []
-    data = document.encode(errors="surrogatepass") if isinstance(document, str) else bytes(document)
-    line, column = int(place[1]), int(place[2])
-    start = 0
-    for _ in range(line - 1):
-        start = data.find(b"\n", start) + 1
-    return _path(data[: start + column])
+
+    path: list[str]
+    is_surrogate: bool
+
+    @classmethod
+    def of(cls, document: str | bytes | bytearray, message: str) -> Self:
+        """Find the place in a text that was refused as a whole.
+
+        Args:
+            document: The JSON text.
+            message: The parser's message, which ends in `at line L column C` if the text was parsed at all.
+        """
+        if isinstance(document, str):
+            if half := _SURROGATE.search(document):
+                # The parser takes UTF-8, and this text has no such form.
+                return cls(_path(document[: half.end()].encode(errors="surrogatepass")), is_surrogate=True)
+            document = document.encode()
+        if (found := _LINE_AND_COLUMN.search(message)) is None:
+            return cls([], is_surrogate=False)
+        line, column = int(found[1]), int(found[2])
+        start = 0
+        for _ in range(line - 1):
+            start = document.find(b"\n", start) + 1
+        head = bytes(document[: start + column])
+        return cls(_path(head), is_surrogate=_SURROGATE_ESCAPE.search(head[-13:]) is not None)
 
 
 def _path(head: bytes) -> list[str]:
-    # An open array is its current index, an open object its latest string (None before the first).
+    # An open array is its current index, an open object its latest key (None before it).
     # `head` may end anywhere inside a token, so a half string counts as the key or value it would be.
     open_containers: list[int | bytes | None] = []
-    tokens = [match.group() for match in _TOKEN.finditer(head)]
-    for token, following in pairwise([*tokens, b""]):
+    for token in _TOKEN.findall(head):
         if token == b"[":
             open_containers.append(0)
         elif token == b"{":
             open_containers.append(None)
-        elif token in (b"]", b"}"):
-            if open_containers:
-                open_containers.pop()
         elif not open_containers:
             continue
+        elif token in {b"]", b"}"}:
+            open_containers.pop()
         elif token == b",":
             index = open_containers[-1]
             open_containers[-1] = index + 1 if isinstance(index, int) else None
-        elif token[:1] == b'"' and not isinstance(open_containers[-1], int) and following in (b":", b""):
-            if open_containers[-1] is None:
-                open_containers[-1] = token.strip(b'"')
+        elif token[:1] == b'"' and open_containers[-1] is None:
+            open_containers[-1] = token.strip(b'"')
     steps = [step for step in open_containers[:_MAX_STEPS] if step is not None]
     return [step.decode(errors="replace") if isinstance(step, bytes) else str(step) for step in steps]

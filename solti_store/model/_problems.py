@@ -4,15 +4,16 @@ pydantic collects every error of a document in field order. The contract wants o
 wrong shapes and types before broken rules, and the rules in the order the contract lists them.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from solti_store.errors import Invalid, ModelError
-from solti_store.model._json_path import path_at
+from solti_store.model._json_path import Place
 
-__all__ = ["PREFIX", "TAG_MARK", "BrokenRule", "Rank", "invalid", "shown", "translate"]
+__all__ = ["PREFIX", "TAG_MARK", "BrokenRule", "Rank", "invalid", "quoted", "shown", "translate"]
 
 PREFIX = "invalid model: "
 
@@ -60,52 +61,69 @@ def printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+def quoted(text: str) -> str:
+    """What to call a text that no text form knows: trimmed, printable, cut off."""
+    return printable(text.strip()[:_SHOWN_CHARS])
+
+
 def shown(value: object) -> str:
     """A short, printable picture of a value: scalars cut off, containers by their kind only.
 
     Containers are not rendered because they may be megabytes, or nested deeper than `repr` can follow.
     """
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        cut = value[:_SHOWN_CHARS]
-        return f'"{printable(cut)}{"…" if len(value) > _SHOWN_CHARS else ""}"'
-    if isinstance(value, int):
-        # str() of an int is quadratic, and refused past 4300 digits.
-        return str(int(value)) if value.bit_length() <= 4 * _SHOWN_CHARS else "a huge integer"
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return "an array"
-    return f"a {type(value).__name__}"
+    match value:
+        case None:
+            picture = "null"
+        case bool():
+            picture = "true" if value else "false"
+        case str():
+            picture = f'"{printable(value[:_SHOWN_CHARS])}{"…" if len(value) > _SHOWN_CHARS else ""}"'
+        case int():
+            # str() of an int is quadratic, and refused past 4300 digits.
+            picture = str(int(value)) if value.bit_length() <= 4 * _SHOWN_CHARS else "a huge integer"
+        case float():
+            picture = repr(value)
+        case dict():
+            picture = "an object"
+        case list() | tuple():
+            picture = "an array"
+        case _:
+            picture = f"a {type(value).__name__}"
+    return picture
 
 
-def translate(error: ValidationError, document: object = None) -> ModelError:
+def translate(
+    error: ValidationError, document: object = None, wire_names: Mapping[str, str] | None = None
+) -> ModelError:
     """Choose the error to report and word it.
 
     Args:
         error: What pydantic found.
         document: The JSON text, when there is one: it tells where invalid JSON breaks off.
+        wire_names: For values given by Python name: what JSON calls the fields.
     """
     problem = min(error.errors(include_url=False), key=_rank)
     cause = problem.get("ctx", {}).get("error")
     steps = [str(step) for step in problem["loc"] if not _is_internal(step)]
+    if steps and wire_names:
+        steps[0] = wire_names.get(steps[0], steps[0])
     if isinstance(cause, BrokenRule | ModelError):
         at = cause.at if isinstance(cause, BrokenRule) else cause.field
         message = str(cause).removeprefix(PREFIX)
         return Invalid(PREFIX + message, field=_join([*steps, at] if at else steps))
-    if problem["type"] == "json_invalid":
-        steps = path_at(document, str(cause))
+    reason = _reason(problem)
+    if not steps and isinstance(document, str | bytes | bytearray):
+        # The text as a whole was refused; say where in it.
+        place = Place.of(document, str(cause))
+        steps = place.path
+        if place.is_surrogate:
+            reason = "must not contain a lone surrogate"
     field = _join(steps)
     subject = f"{printable(field)}: " if field else ""
-    return Invalid(f"{PREFIX}{subject}{_reason(problem)}", field=field)
+    return Invalid(f"{PREFIX}{subject}{reason}", field=field)
 
 
-def _rank(problem: Any) -> int:
+def _rank(problem: ErrorDetails) -> int:
     cause = problem.get("ctx", {}).get("error")
     return int(cause.rank) if isinstance(cause, BrokenRule) else Rank.STRUCTURE
 
@@ -119,7 +137,7 @@ def _join(steps: list[str]) -> str:
     return field if len(field) <= _FIELD_CHARS else field[: _FIELD_CHARS - 1] + "…"
 
 
-def _reason(problem: Any) -> str:
+def _reason(problem: ErrorDetails) -> str:
     match problem["type"]:
         case "missing":
             return "the field is required"
@@ -132,4 +150,6 @@ def _reason(problem: Any) -> str:
         case "extra_forbidden":
             return "no such variant, or more than one"
     message = problem["msg"]
-    return f"{message[:1].lower()}{message[1:]}, got {shown(problem['input'])}"
+    if message[1:2].islower():
+        message = message[0].lower() + message[1:]
+    return f"{message}, got {shown(problem['input'])}"

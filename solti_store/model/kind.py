@@ -1,7 +1,7 @@
 """What a task is made of: the four kinds and their parameters."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Final, Literal, Self, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_serializer, model_validator
 
@@ -26,6 +26,8 @@ __all__ = [
 KindName: TypeAlias = Literal["embedded", "subprocess", "wasm", "container"]
 
 TASK_KINDS: Final[tuple[KindName, ...]] = ("embedded", "subprocess", "wasm", "container")
+
+_NO_ENV = TaskEnv()
 
 
 class WasmSpec(Value):
@@ -77,7 +79,7 @@ class Embedded(Value):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_document(cls, value: Any) -> Any:
+    def _from_document(cls, value: object) -> object:
         # `{}` comes from the constructor; on the wire the discriminator has refused it already.
         if value in ("embedded", {"embedded": None}, {}):
             return {}
@@ -103,7 +105,7 @@ class Subprocess(Value, extra="forbid"):
         program: str,
         /,
         *args: str,
-        env: Mapping[str, str] | TaskEnv = TaskEnv(),
+        env: Mapping[str, str] | TaskEnv = _NO_ENV,
         cwd: str | None = None,
         fail_on_non_zero: bool = True,
     ) -> Self:
@@ -131,7 +133,7 @@ class Subprocess(Value, extra="forbid"):
         text: str,
         /,
         *args: str,
-        env: Mapping[str, str] | TaskEnv = TaskEnv(),
+        env: Mapping[str, str] | TaskEnv = _NO_ENV,
         cwd: str | None = None,
         fail_on_non_zero: bool = True,
     ) -> Self:
@@ -162,7 +164,7 @@ class Wasm(Value, extra="forbid"):
     spec: WasmSpec = Field(alias="wasm")
 
     @classmethod
-    def module(cls, path: str, /, *args: str, env: Mapping[str, str] | TaskEnv = TaskEnv()) -> Self:
+    def module(cls, path: str, /, *args: str, env: Mapping[str, str] | TaskEnv = _NO_ENV) -> Self:
         """Run a WebAssembly module.
 
         Args:
@@ -190,7 +192,7 @@ class Container(Value, extra="forbid"):
         /,
         *args: str,
         command: tuple[str, ...] | None = None,
-        env: Mapping[str, str] | TaskEnv = TaskEnv(),
+        env: Mapping[str, str] | TaskEnv = _NO_ENV,
     ) -> Self:
         """Run a container.
 

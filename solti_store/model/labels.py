@@ -1,7 +1,8 @@
 """Labels: what selectors look at."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from operator import attrgetter
+from typing import Self
 
 from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -28,7 +29,7 @@ class Labels(Mapping[str, str]):
     _pairs: dict[str, str]
     _hash: int | None
 
-    def __init__(self, pairs: Mapping[str, str] = {}, /, **more: str) -> None:  # noqa: B006 - never written to
+    def __init__(self, pairs: Mapping[str, str] = {}, /, **more: str) -> None:
         try:
             checked = _PAIRS.validate_python({**pairs, **more})
         except ValidationError as error:
@@ -77,7 +78,7 @@ class Labels(Mapping[str, str]):
         return f"Labels({self._pairs!r})"
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         pairs = handler.generate_schema(dict[Text, Text])
         document = core_schema.no_info_after_validator_function(cls._from_checked, pairs)
         return core_schema.json_or_python_schema(
@@ -86,6 +87,6 @@ class Labels(Mapping[str, str]):
                 lambda value, check: value if isinstance(value, Labels) else check(value), document
             ),
             serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda value: value._pairs, return_schema=pairs
+                attrgetter("_pairs"), return_schema=pairs
             ),
         )

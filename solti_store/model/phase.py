@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Final, Self
 
 from solti_store.errors import UnknownTaskPhase
-from solti_store.model._problems import printable
+from solti_store.model._problems import quoted
 
 __all__ = ["ACTIVE_PHASES", "TERMINAL_PHASES", "TaskPhase"]
 
@@ -30,7 +30,7 @@ class TaskPhase(StrEnum):
         try:
             return cls(text.strip().lower())
         except ValueError:
-            raise UnknownTaskPhase(f"unknown task phase: {printable(text.strip())}") from None
+            raise UnknownTaskPhase(f"unknown task phase: {quoted(text)}") from None
 
     @property
     def is_active(self) -> bool:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, field_
 
 from solti_store.errors import UnknownAdmissionPolicy, UnknownJitterPolicy, UnknownRestartPolicy
 from solti_store.model._base import Value, is_none, python_default
-from solti_store.model._problems import BrokenRule, Rank, printable
+from solti_store.model._problems import BrokenRule, Rank, quoted
 from solti_store.model.scalars import U64, U64_MAX
 
 __all__ = ["AdmissionPolicy", "BackoffPolicy", "JitterPolicy", "RestartPolicy", "RestartType"]
@@ -32,7 +32,7 @@ class AdmissionPolicy(StrEnum):
         try:
             return _ADMISSION_TEXTS[text.strip().lower()]
         except KeyError:
-            raise UnknownAdmissionPolicy(f"unknown admission policy: {printable(text.strip())}") from None
+            raise UnknownAdmissionPolicy(f"unknown admission policy: {quoted(text)}") from None
 
     @property
     def text(self) -> str:
@@ -70,7 +70,7 @@ class JitterPolicy(StrEnum):
         try:
             return cls.FULL if word in {"", "default"} else cls(word)
         except ValueError:
-            raise UnknownJitterPolicy(f"unknown jitter policy: {printable(text.strip())}") from None
+            raise UnknownJitterPolicy(f"unknown jitter policy: {quoted(text)}") from None
 
 
 RestartType: TypeAlias = Literal["never", "onFailure", "always"]
@@ -90,7 +90,7 @@ class RestartPolicy(Value):
     @field_validator("interval_ms", mode="wrap")
     @classmethod
     def _belongs_to_always(
-        cls, value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo
+        cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> int | None:
         # To the other types of a document it is an unknown key, to be ignored whatever it holds.
         # Runs only when the key is there, so the common document does not pay for it.
@@ -141,7 +141,7 @@ class RestartPolicy(Value):
             case "always", _ if interval.isascii() and interval.isdigit() and len(interval) <= _MAX_DIGITS:
                 if (milliseconds := int(interval)) <= U64_MAX:
                     return cls.always(milliseconds)
-        raise UnknownRestartPolicy(f"unknown restart policy: {printable(text.strip()[:100])}")
+        raise UnknownRestartPolicy(f"unknown restart policy: {quoted(text)}")
 
     def __str__(self) -> str:
         if self.type == "always" and self.interval_ms is not None:

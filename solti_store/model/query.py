@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field
 
 from solti_store.model._base import Value, is_none
-from solti_store.model._problems import BrokenRule
+from solti_store.model._problems import BrokenRule, shown
 from solti_store.model.kind import KindName
 from solti_store.model.phase import ACTIVE_PHASES, TERMINAL_PHASES, TaskPhase
 from solti_store.model.resource import Task
@@ -17,7 +17,7 @@ __all__ = ["TaskPage", "TaskQuery"]
 
 def _check_limit(limit: int) -> int:
     if limit < 1:
-        raise BrokenRule(f"limit must be at least 1, got {limit}")
+        raise BrokenRule(f"limit must be at least 1, got {shown(limit)}")
     return min(limit, MAX_LIMIT)
 
 

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, ClassVar, Final, Self, TypeAlias
+from typing import Annotated, ClassVar, Final, Self, TypeAlias
 
 from pydantic import Field, GetCoreSchemaHandler, StrictBool
 from pydantic_core import CoreSchema, core_schema
@@ -13,11 +13,11 @@ from solti_store.model._problems import BrokenRule, Rank, invalid, shown
 __all__ = [
     "AGENT_ID_MAX_LEN",
     "DEFAULT_LIMIT",
+    "I32",
     "MAX_LIMIT",
     "MAX_SCRIPT_BODY_BYTES",
     "SLOT_MAX_LEN",
     "TASK_ID_MAX_LEN",
-    "I32",
     "U32",
     "U64",
     "U64_MAX",
@@ -96,7 +96,7 @@ class _Identity(str):
         return str.__new__(cls, value)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(
             cls._from_document, core_schema.str_schema(strict=True)
         )
@@ -155,7 +155,7 @@ class Timeout(int):
 
     __slots__ = ()
 
-    def __new__(cls, milliseconds: int) -> Self:
+    def __new__(cls, milliseconds: int) -> Self:  # noqa: D102 - the class says it
         _check_u64("timeout", milliseconds)
         if milliseconds == 0:
             raise invalid("timeout must be greater than zero")
@@ -182,7 +182,7 @@ class Timeout(int):
         return int.__new__(cls, milliseconds)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(cls._from_document, _u64_schema())
 
     def __str__(self) -> str:
@@ -205,7 +205,7 @@ class Timestamp(int):
 
     __slots__ = ()
 
-    def __new__(cls, milliseconds: int) -> Self:
+    def __new__(cls, milliseconds: int) -> Self:  # noqa: D102 - the class says it
         _check_u64("timestamp", milliseconds)
         return int.__new__(cls, milliseconds)
 
@@ -236,7 +236,7 @@ class Timestamp(int):
             raise invalid(f"timestamp {int(self)} lies past the year 9999") from None
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         # The schema has checked all there is to check, so the instance is made without a Python frame.
         return core_schema.no_info_after_validator_function(partial(int.__new__, cls), _u64_schema())
 

@@ -3,7 +3,7 @@
 import binascii
 from base64 import b64encode
 from enum import StrEnum
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
@@ -123,7 +123,7 @@ class _RuntimeDocument:
     """`"bash"` or `{"custom":{…}}` on the wire, `Runtime` or `CustomRuntime` in Python."""
 
     @staticmethod
-    def __get_pydantic_core_schema__(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         named = handler.generate_schema(Runtime)
         custom = handler.generate_schema(CustomRuntime)
         wrapped = core_schema.typed_dict_schema(
@@ -195,7 +195,7 @@ class _ModeDocument:
     """`{"command":{…}}` or `{"script":{…}}` on the wire, `Command` or `Script` in Python."""
 
     @staticmethod
-    def __get_pydantic_core_schema__(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         # An object with two optional keys, and not a union: a script may be megabytes, and to choose
         # among union members pydantic would first turn it into Python objects, twice.
         wire = core_schema.typed_dict_schema(
