@@ -4,7 +4,7 @@ from pydantic import Field
 
 from solti_store.model._base import Value, is_none
 from solti_store.model.phase import TaskPhase
-from solti_store.model.scalars import I32, U32, U64, TaskId, Text, Timestamp
+from solti_store.model.scalars import I32, U32, U64, AgentId, TaskId, Text, Timestamp
 from solti_store.model.spec import TaskSpec
 
 __all__ = ["ObjectMeta", "Task", "TaskRun", "TaskStatus"]
@@ -54,6 +54,7 @@ class TaskRun(Value):
         finished_at: When it ended; None while it runs.
         error: Why it failed, if it did.
         exit_code: Its exit code, if it had one.
+        agent: The worker that ran it; None when it was started by hand.
     """
 
     attempt: U32
@@ -62,6 +63,7 @@ class TaskRun(Value):
     finished_at: Timestamp | None = Field(default=None, exclude_if=is_none)
     error: Text | None = Field(default=None, exclude_if=is_none)
     exit_code: I32 | None = Field(default=None, exclude_if=is_none)
+    agent: AgentId | None = Field(default=None, exclude_if=is_none)
 
     @property
     def is_active(self) -> bool:
