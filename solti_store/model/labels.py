@@ -24,10 +24,9 @@ class Labels(Mapping[str, str]):
         Invalid: A key or value is no string, or holds NUL or a lone surrogate.
     """
 
-    __slots__ = ("_hash", "_pairs")
+    __slots__ = ("_pairs",)
 
     _pairs: dict[str, str]
-    _hash: int | None
 
     def __init__(self, pairs: Mapping[str, str] = {}, /, **more: str) -> None:
         try:
@@ -35,14 +34,12 @@ class Labels(Mapping[str, str]):
         except ValidationError as error:
             raise translate(error) from None
         self._pairs = dict(sorted(checked.items()))
-        self._hash = None
 
     @classmethod
     def _from_checked(cls, pairs: dict[str, str]) -> Self:
         self = cls.__new__(cls)
         # Code point order is UTF-8 byte order, which is the contract's.
-        self._pairs = dict(sorted(pairs.items())) if len(pairs) > 1 else pairs
-        self._hash = None
+        self._pairs = {key: pairs[key] for key in sorted(pairs)} if len(pairs) > 1 else pairs
         return self
 
     def __getitem__(self, key: str) -> str:
@@ -63,9 +60,7 @@ class Labels(Mapping[str, str]):
         return self._pairs == other if isinstance(other, Mapping) else NotImplemented
 
     def __hash__(self) -> int:
-        if self._hash is None:
-            self._hash = hash(tuple(self._pairs.items()))
-        return self._hash
+        return hash(tuple(self._pairs.items()))
 
     def __or__(self, other: Mapping[str, str]) -> "Labels":
         """Both sets of labels; `other` wins where they share a key."""

@@ -1,6 +1,7 @@
 """Names, times and the other single values that fields are made of, with the contract's constants."""
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, ClassVar, Final, Self, TypeAlias
@@ -51,7 +52,6 @@ Text: TypeAlias = Annotated[str, Field(strict=True, pattern=r"^[^\x00]*$")]
 Flag: TypeAlias = StrictBool
 """A boolean of the contract: true unless the document says otherwise."""
 
-_ALLOWED = re.compile(r"[A-Za-z0-9._-]+").fullmatch
 _FORBIDDEN = re.compile(rb"[^A-Za-z0-9._-]")
 
 
@@ -62,20 +62,23 @@ class _Identity(str):
 
     _what: ClassVar[str]
     _max_len: ClassVar[int]
+    # Every rule in one match, for the legal names that nearly all are; `_problem` words the rest.
+    _is_legal: ClassVar[Callable[[str], object]]
+
+    def __init_subclass__(cls) -> None:
+        cls._is_legal = re.compile(rf"(?!\.\.?\Z)[A-Za-z0-9._-]{{1,{cls._max_len}}}").fullmatch
 
     def __new__(cls, value: str) -> Self:
         if type(value) is cls:
             return value
         if not isinstance(value, str):
             raise invalid(f"{cls._what} must be a string, got {shown(value)}")
-        if problem := cls._problem(value):
-            raise invalid(problem)
+        if not cls._is_legal(value):
+            raise invalid(cls._problem(value))
         return str.__new__(cls, value)
 
     @classmethod
-    def _problem(cls, value: str) -> str | None:
-        if _ALLOWED(value) and len(value) <= cls._max_len and value not in {".", ".."}:
-            return None
+    def _problem(cls, value: str) -> str:
         if not value:
             return f"{cls._what} must not be empty"
         # A lone surrogate is encoded too, so that it is reported as the forbidden byte it would be.
@@ -91,8 +94,8 @@ class _Identity(str):
 
     @classmethod
     def _from_document(cls, value: str) -> Self:
-        if problem := cls._problem(value):
-            raise BrokenRule(problem, Rank.IDENTITY)
+        if not cls._is_legal(value):
+            raise BrokenRule(cls._problem(value), Rank.IDENTITY)
         return str.__new__(cls, value)
 
     @classmethod
