@@ -1,7 +1,7 @@
 """Every error the package raises, as one hierarchy.
 
 An error carries its facts as attributes; the message is for people. Database errors are mapped by
-SQLSTATE and constraint name in `solti_store.ops.guard`, never by their text.
+SQLSTATE and constraint name in `solti_store.faults`, never by their text.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "AgentLost",
     "AlreadyExists",
+    "AlreadyRunning",
     "EmbeddedError",
     "Invalid",
     "InvalidCursor",
@@ -19,6 +20,7 @@ __all__ = [
     "SchemaMismatch",
     "SoltiStoreError",
     "StoreUnavailable",
+    "TransactionAborted",
     "UnknownAdmissionPolicy",
     "UnknownJitterPolicy",
     "UnknownRestartPolicy",
@@ -114,6 +116,20 @@ class VersionConflict(SoltiStoreError):
         self.current = current
 
 
+class AlreadyRunning(SoltiStoreError):
+    """The task has a running attempt, so another cannot start.
+
+    Attributes:
+        task_id: The task.
+        attempt: The attempt that runs.
+    """
+
+    def __init__(self, task_id: str, *, attempt: int) -> None:
+        super().__init__(f"task {task_id!r} is running already (attempt {attempt})")
+        self.task_id = task_id
+        self.attempt = attempt
+
+
 class LeaseLost(SoltiStoreError):
     """A worker wrote for an attempt that is no longer the running one; nothing was changed.
 
@@ -157,6 +173,10 @@ class AgentLost(SoltiStoreError):
 
 class StoreUnavailable(SoltiStoreError):
     """The database cannot be reached, or kept failing through every retry; nothing was committed."""
+
+
+class TransactionAborted(SoltiStoreError):
+    """The caller's transaction lost against another one: roll it back and run it again from the start."""
 
 
 class OutcomeUnknown(SoltiStoreError):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["event"]
 
 
-def event(source: CTE, kind: str, *, detail: ColumnElement[Any] | None = None) -> CTE:
+def event(source: CTE, kind: str | ColumnElement[str], *, detail: ColumnElement[Any] | None = None) -> CTE:
     """A CTE that writes one event for each row of `source`.
 
     Args:
@@ -32,7 +32,7 @@ def event(source: CTE, kind: str, *, detail: ColumnElement[Any] | None = None) -
                 source.c.updated_at,
                 source.c.seq,
                 source.c.id,
-                literal(kind, Text),
+                literal(kind, Text) if isinstance(kind, str) else kind,
                 source.c.resource_version,
                 source.c.phase,
                 source.c.attempt,

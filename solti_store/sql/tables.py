@@ -27,9 +27,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from solti_store.sql.types import Instant, Xid8
+from solti_store.sql.types import NOW, Instant, Xid8
 
 __all__ = [
+    "LATEST",
     "SCHEMA",
     "agents",
     "metadata",
@@ -248,3 +249,7 @@ routes = Table(
     CheckConstraint("kind IN ('subprocess', 'wasm', 'container', 'embedded')", name="kind"),
     CheckConstraint("jsonb_typeof(selector) = 'object'", name="selector"),
 )
+
+#: A change's `updated_at`. Never before the change before it: a writer that had to wait for the row began
+#: earlier than the one it waited for.
+LATEST = func.greatest(task_status.c.updated_at, NOW)

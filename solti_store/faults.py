@@ -1,0 +1,87 @@
+"""What a database error means: for the transaction it struck, and for the caller.
+
+By SQLSTATE and constraint name only; messages are translated, reworded and truncated by servers and poolers.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from solti_store.errors import (
+    Invalid,
+    SchemaMismatch,
+    SoltiStoreError,
+    StoreUnavailable,
+    TransactionAborted,
+)
+
+__all__ = ["Fault", "classify", "sqlstate", "translate"]
+
+
+class Fault(Enum):
+    """What an error says about the transaction."""
+
+    CONFLICT = auto()
+    """It lost against another one and was rolled back: run it again."""
+
+    CONNECTION = auto()
+    """The connection is gone, or was never had. Rolled back, unless COMMIT was under way."""
+
+    FINAL = auto()
+    """It was refused, and would be again."""
+
+
+_CONFLICTS = {"40001", "40P01"}
+# Shutdown, crash, starting up, too many clients; and read-only, as a demoted primary is: another connection, made
+# by a multi-host URL, leads to the new one.
+_UNREACHABLE = {"57P01", "57P02", "57P03", "53300", "25006"}
+_SCHEMA = {"3F000", "42P01", "42703", "42883"}
+_CLASS_CONNECTION = "08"
+_CLASS_DATA = "22"
+_CHECK_VIOLATION = "23514"
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """The error's SQLSTATE; None when no server was reached."""
+    return getattr(error.orig, "sqlstate", None)
+
+
+def classify(error: DBAPIError) -> Fault:
+    """What the error says about the transaction it struck."""
+    state = sqlstate(error)
+    if state in _CONFLICTS:
+        return Fault.CONFLICT
+    if state is None:
+        lost = error.connection_invalidated or isinstance(error, OperationalError)
+        return Fault.CONNECTION if lost else Fault.FINAL
+    if error.connection_invalidated or state in _UNREACHABLE or state.startswith(_CLASS_CONNECTION):
+        return Fault.CONNECTION
+    return Fault.FINAL
+
+
+def translate(error: DBAPIError) -> SoltiStoreError:
+    """The error a caller gets when there is nothing left to try."""
+    state = sqlstate(error)
+    match classify(error):
+        case Fault.CONFLICT:
+            return TransactionAborted(f"the transaction lost against a concurrent one ({state}); run it again")
+        case Fault.CONNECTION:
+            return StoreUnavailable(f"the database cannot be reached: {_first_line(error)}")
+        case Fault.FINAL if state in _SCHEMA:
+            return SchemaMismatch(
+                "the database has not the schema that this code needs; run `solti-store db upgrade`"
+                f" ({_first_line(error)})"
+            )
+        case Fault.FINAL if state == _CHECK_VIOLATION:
+            name = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+            return Invalid(f"invalid model: the database refuses the value (constraint {name})", field=name or "")
+        case Fault.FINAL if state is not None and state.startswith(_CLASS_DATA):
+            return Invalid(f"invalid model: the database refuses the value ({_first_line(error)})")
+        case _:
+            return StoreUnavailable(f"the database refused ({state}): {_first_line(error)}")
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().partition("\n")[0]

@@ -1,0 +1,101 @@
+"""Register agents, keep them alive, and sign them off."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from solti_store.errors import AgentLost, Invalid
+from solti_store.model import TASK_KINDS, AgentId, KindName, Labels
+from solti_store.rules.routing import serves
+from solti_store.sql import agents as sql
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from datetime import datetime
+    from uuid import UUID
+
+    from sqlalchemy import Connection
+
+__all__ = ["Agent", "CancelRequest", "heartbeat", "register", "routes_of"]
+
+MAX_LEASE = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One incarnation of a worker.
+
+    Attributes:
+        id: The worker's name, which other incarnations may bear too.
+        seq: This incarnation; what the store goes by.
+        kinds: The kinds of task it runs.
+        labels: What runner selectors see of it.
+        lease: How long it may be silent before its attempts are taken away.
+        judged: Routes seen so far, and whether they are this agent's: a cache, private to the package.
+    """
+
+    id: AgentId
+    seq: int
+    kinds: frozenset[KindName]
+    labels: Labels
+    lease: timedelta
+    judged: dict[UUID, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Somebody asked for this attempt to be stopped.
+
+    Attributes:
+        seq: The task's incarnation, as in the claim.
+        attempt: The attempt.
+    """
+
+    seq: int
+    attempt: int
+
+
+def register(
+    conn: Connection,
+    agent_id: str,
+    *,
+    kinds: Collection[KindName],
+    labels: Mapping[str, str],
+    lease: timedelta,
+    now: datetime | None = None,
+) -> Agent:
+    """Open a new incarnation of an agent."""
+    checked, checked_labels = AgentId(agent_id), Labels(labels)
+    if unknown := set(kinds).difference(TASK_KINDS):
+        raise Invalid(f"invalid model: unknown kind {min(unknown)!r}", field="kinds")
+    if not timedelta(0) < lease <= MAX_LEASE:
+        raise Invalid(f"invalid model: lease must be positive and at most {MAX_LEASE}, got {lease}", field="lease")
+    seq = conn.execute(
+        sql.REGISTER,
+        {
+            "id": checked,
+            "labels": json.dumps(dict(checked_labels)),
+            "kinds": sorted(kinds),
+            "lease": lease,
+            "now": now,
+        },
+    ).scalar_one()
+    return Agent(checked, seq, frozenset(kinds), checked_labels, lease, {})
+
+
+def heartbeat(conn: Connection, agent: Agent, *, now: datetime | None = None) -> list[CancelRequest]:
+    """Prolong the agent's lease; what it should stop."""
+    found = conn.execute(sql.HEARTBEAT, {"agent": agent.seq, "now": now}).all()
+    if not found:
+        raise AgentLost(agent.id)
+    return [CancelRequest(row.task, row.attempt) for row in found if row.task is not None]
+
+
+def routes_of(conn: Connection, agent: Agent) -> list[UUID]:
+    """The routes whose tasks the agent may run; asks the database only for routes not judged before."""
+    for row in conn.execute(sql.SELECT_NEW_ROUTES, {"known": list(agent.judged)}):
+        agent.judged[row.id] = serves(agent.kinds, agent.labels, kind=row.kind, selector=row.selector)
+    return [route for route, mine in agent.judged.items() if mine]

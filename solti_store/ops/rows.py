@@ -1,0 +1,91 @@
+"""From rows to values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from solti_store.model import ObjectMeta, Task, TaskId, TaskPhase, TaskRun, TaskSpec, TaskStatus, Timestamp
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy import Row
+
+__all__ = ["Claim", "claim", "new_task", "run", "task"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run one attempt of a task, until its agent falls silent or its deadline passes.
+
+    Attributes:
+        task_id: The task.
+        seq: The task's incarnation; with `attempt`, the fencing token of every write for this attempt.
+        attempt: The attempt's number, from 1.
+        spec: What to run, as it was when the attempt began.
+        started_at: When the attempt began, on the database's clock.
+        deadline: When its timeout ends it, on the database's clock.
+    """
+
+    task_id: TaskId
+    seq: int
+    attempt: int
+    spec: TaskSpec
+    started_at: datetime
+    deadline: datetime
+
+
+def task(row: Row[Any]) -> Task:
+    """A task from `sql.tasks.TASK_COLUMNS`, put together as JSON and parsed once, in compiled code."""
+    status = f'{{"phase":"{row.phase}","attempt":{row.attempt}'
+    if row.exit_code is not None:
+        status += f',"exitCode":{row.exit_code}'
+    if row.error is not None:
+        status += f',"error":{json.dumps(row.error)}'
+    return Task.from_json(
+        f'{{"metadata":{{"id":"{row.id}","resourceVersion":{row.resource_version},'
+        f'"createdAt":{Timestamp.from_datetime(row.created_at)},'
+        f'"updatedAt":{Timestamp.from_datetime(row.updated_at)},'
+        f'"generation":{row.generation}}},"status":{status}}},"spec":{row.spec}}}'
+    )
+
+
+_PENDING = TaskStatus(phase=TaskPhase.PENDING, attempt=0)
+
+
+def new_task(task_id: TaskId, spec: TaskSpec, created_at: Timestamp) -> Task:
+    """A task as just created. Every part was validated before it was written, so none is again."""
+    return Task.model_construct(
+        metadata=ObjectMeta.model_construct(
+            id=task_id, resource_version=1, created_at=created_at, updated_at=created_at, generation=1
+        ),
+        status=_PENDING,
+        spec=spec,
+    )
+
+
+def claim(row: Row[Any]) -> Claim:
+    """A claim from a row of `sql.attempts.CLAIM` or its kin."""
+    return Claim(
+        task_id=TaskId(row.id),
+        seq=row.seq,
+        attempt=row.attempt,
+        spec=TaskSpec.from_json(row.spec),
+        started_at=row.started_at,
+        deadline=row.deadline,
+    )
+
+
+def run(row: Row[Any]) -> TaskRun:
+    """A run from a row of `sql.attempts.SELECT_RUNS`."""
+    return TaskRun(
+        attempt=row.attempt,
+        phase=TaskPhase(row.phase),
+        started_at=Timestamp.from_datetime(row.started_at),
+        finished_at=None if row.finished_at is None else Timestamp.from_datetime(row.finished_at),
+        error=row.error,
+        exit_code=row.exit_code,
+        agent=row.agent_id,
+    )

@@ -1,0 +1,33 @@
+"""Whether the database has the schema that this code needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from solti_store.errors import SchemaMismatch
+from solti_store.sql.revision import HAS_REVISION, HEAD, SELECT_REVISION
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["check", "revision"]
+
+
+def revision(conn: Connection) -> str | None:
+    """The revision of the database's schema; None when it has none."""
+    if not conn.scalar(HAS_REVISION):
+        return None
+    found: str | None = conn.scalar(SELECT_REVISION)
+    return found
+
+
+def check(conn: Connection) -> None:
+    """Refuse a database of another revision.
+
+    Raises:
+        SchemaMismatch: It is another, or none.
+    """
+    found = revision(conn)
+    if found != HEAD:
+        state = "has no solti schema" if found is None else f"is at schema revision {found}"
+        raise SchemaMismatch(f"the database {state}, this code needs {HEAD}; run `solti-store db upgrade`")

@@ -1,0 +1,201 @@
+"""Create, read, list, replace, cancel and delete tasks."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from solti_store.errors import AlreadyExists, Invalid, NotFound, VersionConflict
+from solti_store.model import MAX_LIMIT, TaskId, TaskPage, Timestamp
+from solti_store.ops import cursor, rows
+from solti_store.rules.routing import route_of
+from solti_store.sql import pages
+from solti_store.sql import tasks as sql
+from solti_store.sql.attempts import SELECT_RUNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from solti_store.model import Task, TaskQuery, TaskRun, TaskSpec
+
+__all__ = ["cancel", "create", "create_many", "delete", "get", "list_page", "replace", "runs"]
+
+# A batch goes out in pieces of at most so many rows and, roughly, bytes: the server holds a parameter whole.
+_PIECE_ROWS = 20_000
+_PIECE_BYTES = 32 * 1024 * 1024
+
+_VERSION_MAX = 2**63 - 1  # PostgreSQL's bigint
+
+
+def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | None = None) -> Task:
+    """Create one task, due at once."""
+    checked = TaskId(task_id)
+    route = route_of(spec)
+    row = conn.execute(
+        sql.INSERT,
+        {
+            "id": checked,
+            "spec": spec.to_json(),
+            "route": route.id,
+            "kind": route.kind,
+            "selector": route.selector,
+            "now": now,
+        },
+    ).one_or_none()
+    if row is None:
+        raise AlreadyExists(checked)
+    return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
+
+
+def create_many(
+    conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, now: datetime | None = None
+) -> list[Task]:
+    """Create all of `tasks`, in this order, or none of them."""
+    ids = [TaskId(task_id) for task_id, _ in tasks]
+    _refuse_repeats(ids)
+    created: list[Task] = []
+    # A savepoint, so that in a caller's transaction a refused batch leaves nothing behind either.
+    with conn.begin_nested():
+        for piece in _pieces([(task_id, spec) for task_id, (_, spec) in zip(ids, tasks, strict=True)]):
+            task_routes = [route_of(spec) for _, spec, _ in piece]
+            routes = list({route.id: route for route in task_routes}.values())
+            found = conn.execute(
+                sql.INSERT_MANY,
+                {
+                    "ids": [task_id for task_id, _, _ in piece],
+                    "specs": [text for _, _, text in piece],
+                    "task_routes": [route.id for route in task_routes],
+                    "routes": [route.id for route in routes],
+                    "kinds": [route.kind for route in routes],
+                    "selectors": [route.selector for route in routes],
+                    "now": now,
+                },
+            ).all()
+            if len(found) < len(piece):
+                made = {row.id for row in found}
+                raise AlreadyExists(next(task_id for task_id, _, _ in piece if task_id not in made))
+            at = Timestamp.from_datetime(found[0].created_at)
+            created.extend(rows.new_task(task_id, spec, at) for task_id, spec, _ in piece)
+    return created
+
+
+def _refuse_repeats(ids: Sequence[TaskId]) -> None:
+    seen: set[TaskId] = set()
+    for task_id in ids:
+        if task_id in seen:
+            raise Invalid(f"invalid model: task_id {task_id!r} occurs twice in one batch", field="id")
+        seen.add(task_id)
+
+
+def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[tuple[TaskId, TaskSpec, str]]]:
+    piece: list[tuple[TaskId, TaskSpec, str]] = []
+    size = 0
+    for task_id, spec in tasks:
+        text = spec.to_json()
+        if piece and (len(piece) == _PIECE_ROWS or size + len(text) > _PIECE_BYTES):
+            yield piece
+            piece, size = [], 0
+        piece.append((task_id, spec, text))
+        size += len(text)
+    if piece:
+        yield piece
+
+
+def get(conn: Connection, task_id: str) -> Task:
+    """Read one task."""
+    checked = TaskId(task_id)
+    row = conn.execute(sql.SELECT, {"id": checked}).one_or_none()
+    if row is None:
+        raise NotFound(checked)
+    return rows.task(row)
+
+
+def list_page(conn: Connection, query: TaskQuery) -> TaskPage:
+    """One page of the tasks that meet `query`, in order of creation."""
+    after = cursor.decode(query)
+    shape = {"phases": bool(query.phases), "slot": query.slot is not None, "kind": query.kind is not None}
+    filters = {
+        name: value
+        for name, value in (("phases", list(query.phases)), ("slot", query.slot), ("kind", query.kind))
+        if shape[name]
+    }
+    # One more than asked for tells whether there is a next page.
+    found = conn.execute(
+        pages.page(**shape), {**filters, "after": after, "limit": query.limit + 1}
+    ).all()
+    shown = list(islice(found, query.limit))
+    return TaskPage(
+        items=tuple(map(rows.task, shown)),
+        total=conn.execute(pages.total(**shape), filters).scalar_one() if query.with_total else None,
+        next_cursor=cursor.encode(query, shown[-1].seq) if len(found) > query.limit else None,
+    )
+
+
+def replace(
+    conn: Connection, task_id: str, spec: TaskSpec, *, expected: int, now: datetime | None = None
+) -> Task:
+    """Replace the spec of the task at version `expected`; the same spec again changes nothing."""
+    checked = TaskId(task_id)
+    route = route_of(spec)
+    row = conn.execute(
+        sql.REPLACE_SPEC,
+        {
+            "id": checked,
+            "spec": spec.to_json(),
+            "expected": _version(expected),
+            "route": route.id,
+            "kind": route.kind,
+            "selector": route.selector,
+            "now": now,
+        },
+    ).one_or_none()
+    if row is not None:
+        return rows.task(row)
+    current = get(conn, checked)
+    # At that version with another spec: deleted and created again between the two statements.
+    if current.metadata.resource_version != expected or current.spec != spec:
+        raise VersionConflict(checked, expected=expected, current=current.metadata.resource_version)
+    return current
+
+
+def _version(expected: int) -> int:
+    if isinstance(expected, bool) or not isinstance(expected, int) or not 1 <= expected <= _VERSION_MAX:
+        raise Invalid(
+            f"invalid model: expected version must be an integer from 1 to {_VERSION_MAX}, got {expected!r}",
+            field="expected",
+        )
+    return expected
+
+
+def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Task:
+    """Cancel a task that is not running, ask for it if it is; of a final task, nothing."""
+    checked = TaskId(task_id)
+    conn.execute(sql.CANCEL, {"id": checked, "now": now})
+    return get(conn, checked)
+
+
+def delete(
+    conn: Connection, task_id: str, *, expected: int | None = None, now: datetime | None = None
+) -> bool:
+    """Delete a task and its runs; whether there was one."""
+    checked = TaskId(task_id)
+    at = None if expected is None else _version(expected)
+    if conn.execute(sql.DELETE, {"id": checked, "expected": at, "now": now}).one_or_none() is not None:
+        return True
+    if at is None:
+        return False
+    raise VersionConflict(checked, expected=at, current=get(conn, checked).metadata.resource_version)
+
+
+def runs(conn: Connection, task_id: str, *, limit: int) -> tuple[TaskRun, ...]:
+    """The latest runs of a task, oldest of them first."""
+    if limit < 1:
+        raise Invalid(f"invalid model: limit must be at least 1, got {limit}", field="limit")
+    checked = TaskId(task_id)
+    found = conn.execute(SELECT_RUNS, {"id": checked, "limit": min(limit, MAX_LIMIT)}).all()
+    if not found:
+        raise NotFound(checked)
+    return tuple(rows.run(row) for row in found if row.attempt is not None)

@@ -1,0 +1,94 @@
+"""Statements on agents, one row a worker incarnation, and on the routes they may serve."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Interval, Text, and_, bindparam, cast, func, insert, select, update
+
+from solti_store.sql.tables import agents, routes, task_status
+from solti_store.sql.types import NOW, array_param, json_param
+
+__all__ = ["CLOSE_AGENT", "CLOSE_EXPIRED", "HEARTBEAT", "HOLDER", "REGISTER", "SELECT_NEW_ROUTES", "SELECT_OPEN"]
+
+_agent = bindparam("agent", type_=BigInteger())
+_limit = bindparam("limit", type_=BigInteger())
+_lease = bindparam("lease", type_=Interval())
+
+REGISTER = (
+    insert(agents)
+    .values(
+        id=bindparam("id", type_=Text()),
+        labels=json_param("labels"),
+        kinds=array_param("kinds", "text"),
+        state="active",
+        lease=_lease,
+        registered_at=NOW,
+        heartbeat_at=NOW,
+        expires_at=NOW + _lease,
+    )
+    .returning(agents.c.seq)
+)
+
+#: The agent that claims, if it is still open. KEY SHARE lets its own heartbeat pass, while whoever closes the
+#: agent (FOR UPDATE) has to wait: no attempt can be handed to an incarnation that was just closed.
+HOLDER = (
+    select(agents.c.seq, agents.c.id)
+    .where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
+    .with_for_update(key_share=True, read=True)
+)
+
+#: Whether the agent is still open.
+SELECT_OPEN = select(agents.c.seq).where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
+
+_beat = (
+    update(agents)
+    .where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
+    .values(heartbeat_at=NOW, expires_at=NOW + agents.c.lease)
+    .returning(agents.c.seq)
+    .cte("beat")
+)
+
+#: Prolongs the lease; a row for each attempt whose cancellation was asked for, one with a NULL `task` when there
+#: is none, and no row when the agent is closed.
+HEARTBEAT = select(_beat.c.seq, task_status.c.seq.label("task"), task_status.c.attempt).select_from(
+    _beat.outerjoin(
+        task_status,
+        and_(
+            task_status.c.agent == _beat.c.seq,
+            # Said twice for the planner: the index of running attempts is on this condition.
+            task_status.c.deadline.is_not(None),
+            task_status.c.cancel_requested_at.is_not(None),
+        ),
+    )
+)
+
+#: Locks agents that were silent past their lease. Locked before they are closed, and FOR UPDATE, to wait for the
+#: claims of `HOLDER`; what those claimed is seen by the statement after this one.
+_expired = (
+    select(agents.c.seq)
+    .where(agents.c.closed_at.is_(None), agents.c.expires_at < NOW)
+    .order_by(agents.c.expires_at)
+    .limit(_limit)
+    .with_for_update(skip_locked=True)
+    .cte("expired")
+)
+CLOSE_EXPIRED = (
+    update(agents)
+    .where(agents.c.seq == _expired.c.seq)
+    .values(state="lost", closed_at=NOW)
+    .returning(agents.c.seq, agents.c.id)
+)
+
+_leaving = select(agents.c.seq).where(agents.c.seq == _agent, agents.c.closed_at.is_(None)).with_for_update().cte(
+    "leaving"
+)
+CLOSE_AGENT = (
+    update(agents)
+    .where(agents.c.seq == _leaving.c.seq)
+    .values(state="stopped", closed_at=NOW)
+    .returning(agents.c.seq, agents.c.id)
+)
+
+#: Routes the caller has not judged yet. By exclusion and not by a high-water mark: routes commit in any order.
+SELECT_NEW_ROUTES = select(routes.c.id, routes.c.kind, cast(routes.c.selector, Text).label("selector")).where(
+    routes.c.id != func.all(array_param("known", "uuid"))
+)

@@ -1,0 +1,304 @@
+"""The registry: `TaskStore`, and `AsyncTaskStore` beside it, over the same ops.
+
+Here is what each operation means and whether it may be run twice. Transactions, retries and the translation of
+errors are the runner's (`solti_store.running`), the work is the op's (`solti_store.ops`).
+
+Any method may raise `StoreUnavailable` (no connection, after some patience), `SchemaMismatch` (the database is not
+migrated to this version) and `Invalid` (an argument breaks a rule of the model). A method that changes something may
+raise `OutcomeUnknown`: the connection broke during COMMIT, and to run it again would not be safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Self
+
+from solti_store import engine as engines
+from solti_store.errors import SoltiStoreError, VersionConflict
+from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
+from solti_store.ops import agents, attempts, schema, tasks
+from solti_store.retry import Effect, RetryPolicy
+from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Pooled, Runner
+from solti_store.url import is_embedded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from types import TracebackType
+
+    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from solti_store.errors import LeaseLost
+    from solti_store.model import KindName, Task, TaskPage, TaskRun, TaskSpec
+    from solti_store.ops.agents import Agent, CancelRequest
+    from solti_store.ops.attempts import Reaped
+    from solti_store.ops.rows import Claim
+    from solti_store.rules.outcome import Outcome
+
+__all__ = ["DEFAULT_LEASE", "AsyncTaskStore", "TaskStore"]
+
+DEFAULT_LEASE = timedelta(seconds=30)
+DEFAULT_GRACE = timedelta(seconds=10)
+
+# An `update` that lost so often against others is given up.
+UPDATE_ATTEMPTS = 50
+_UPDATE_RETRY = RetryPolicy(first_s=0.001, max_s=0.05)
+
+REPEATABLE, GUARDED, ONCE = Effect.REPEATABLE, Effect.GUARDED, Effect.ONCE
+
+
+class TaskStore:
+    """The registry, for synchronous code. Safe to share between threads.
+
+    Args:
+        engine: An engine of the caller's, who also disposes of it; `open` makes one itself.
+        retry: How patient the store is with a database that fails.
+    """
+
+    def __init__(self, engine: Engine, *, retry: RetryPolicy = RetryPolicy()) -> None:
+        self._run: Runner = Pooled(engine, retry)
+        self._owned: Engine | None = None
+
+    @classmethod
+    def open(
+        cls, url: str | URL | None = None, *, retry: RetryPolicy = RetryPolicy(), **engine_options: Any
+    ) -> Self:
+        """Connect to a database, and own the engine: use as a context manager, or call `close`.
+
+        Args:
+            url: `postgresql://…`; None means SOLTI_STORE_URL, and without that the user's private embedded
+                server, which is started and migrated as needed. A server of your own is migrated only when told.
+            retry: How patient the store is with a database that fails.
+            **engine_options: Passed to `sqlalchemy.create_engine`.
+
+        Raises:
+            SchemaMismatch: The schema is not this version's; the message names the command.
+            EmbeddedError: The embedded server cannot be started.
+        """
+        engine = engines.open_engine(url, **engine_options)
+        try:
+            if is_embedded(url):
+                schema.ensure(engine)
+            store = cls(engine, retry=retry)
+            store._owned = engine
+            store._run(schema.check, REPEATABLE, True)
+        except BaseException:
+            engine.dispose()
+            raise
+        return store
+
+    def using(self, connection: Connection) -> TaskStore:
+        """The same registry inside the transaction that `connection` holds.
+
+        Nothing is committed or retried; what an operation refuses (a taken id, another version) leaves the
+        transaction usable. `TransactionAborted` says that it is not.
+
+        Args:
+            connection: From any engine, or `session.connection()` of an ORM session.
+        """
+        bound = object.__new__(type(self))
+        bound._run = Bound(connection)
+        bound._owned = None
+        return bound
+
+    def close(self) -> None:
+        """Close the connections that `open` made."""
+        if self._owned is not None:
+            self._owned.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- tasks ---
+
+    def create(self, task_id: str, spec: TaskSpec) -> Task:
+        """Create a task, due at once.
+
+        Raises:
+            AlreadyExists: The id is taken.
+        """
+        return self._run(tasks.create, GUARDED, True, task_id, spec)
+
+    def create_many(self, items: Sequence[tuple[str, TaskSpec]]) -> Sequence[Task]:
+        """Create all of these tasks, in this order, or none.
+
+        Raises:
+            AlreadyExists: One of the ids is taken; the error names the first.
+            Invalid: An id occurs twice.
+        """
+        return self._run(tasks.create_many, GUARDED, False, items)
+
+    def get(self, task_id: str) -> Task:
+        """Read a task.
+
+        Raises:
+            NotFound: There is none of this id.
+        """
+        return self._run(tasks.get, REPEATABLE, True, task_id)
+
+    def list(self, query: TaskQuery = TaskQuery()) -> TaskPage:
+        """One page of the tasks that meet a query, in order of creation.
+
+        Raises:
+            InvalidCursor: The query's cursor is damaged or belongs to another query.
+        """
+        return self._run(tasks.list_page, REPEATABLE, True, query)
+
+    def replace(self, task_id: str, spec: TaskSpec, *, expected_version: int) -> Task:
+        """Replace a task's spec, if the task is still at `expected_version`.
+
+        A running attempt is not touched; the new spec applies from the next. The same spec again changes nothing,
+        the version included.
+
+        Raises:
+            NotFound: There is no task of this id.
+            VersionConflict: The task has changed since; the error has its current version.
+        """
+        return self._run(tasks.replace, GUARDED, True, task_id, spec, expected=expected_version)
+
+    def update(self, task_id: str, change: Callable[[TaskSpec], TaskSpec]) -> Task:
+        """Read a task's spec, change it, and write it back; again from the start if somebody else was quicker.
+
+        Args:
+            task_id: The task.
+            change: From the spec as it is to the spec as it should be; may run several times.
+
+        Raises:
+            NotFound: There is no task of this id.
+            VersionConflict: Others were quicker fifty times in a row.
+        """
+        for failures in range(1, UPDATE_ATTEMPTS + 1):
+            task = self.get(task_id)
+            try:
+                return self.replace(
+                    task_id, change(task.spec), expected_version=task.metadata.resource_version
+                )
+            except VersionConflict:
+                if failures == UPDATE_ATTEMPTS:
+                    raise
+            time.sleep(_UPDATE_RETRY.wait_s(failures))
+        raise AssertionError  # pragma: no cover - the last round returns or raises
+
+    def cancel(self, task_id: str) -> Task:
+        """Cancel a task: at once if it is not running, else by a request its worker sees at its next heartbeat.
+
+        A task that is final already stays as it is.
+
+        Raises:
+            NotFound: There is no task of this id.
+        """
+        return self._run(tasks.cancel, REPEATABLE, True, task_id)
+
+    def delete(self, task_id: str, *, expected_version: int | None = None) -> bool:
+        """Delete a task with its runs, whatever its phase.
+
+        Args:
+            task_id: The task.
+            expected_version: Delete only at this version.
+
+        Returns:
+            Whether there was one to delete.
+
+        Raises:
+            NotFound: There is none, and a version was expected.
+            VersionConflict: The task has changed since.
+        """
+        effect = REPEATABLE if expected_version is None else GUARDED
+        return self._run(tasks.delete, effect, True, task_id, expected=expected_version)
+
+    def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
+        """The latest runs of a task, at most `limit` (1000), the oldest of them first.
+
+        Raises:
+            NotFound: There is no task of this id.
+        """
+        return self._run(tasks.runs, REPEATABLE, True, task_id, limit=limit)
+
+    # --- agents and attempts ---
+
+    def register(
+        self,
+        agent_id: str,
+        *,
+        kinds: Collection[KindName] = TASK_KINDS,
+        labels: Mapping[str, str] = {},
+        lease: timedelta = DEFAULT_LEASE,
+    ) -> Agent:
+        """Open a new incarnation of an agent, which may then claim.
+
+        Args:
+            agent_id: The worker's name; another incarnation of the same name is not affected.
+            kinds: The kinds of task it runs.
+            labels: What runner selectors see of it.
+            lease: How long it may go without a heartbeat before its attempts are taken away.
+        """
+        return self._run(agents.register, REPEATABLE, True, agent_id, kinds=kinds, labels=labels, lease=lease)
+
+    def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
+        """Prolong the agent's lease by its length from now; what the agent should stop.
+
+        Raises:
+            AgentLost: This incarnation was closed, and its attempts with it.
+        """
+        return self._run(agents.heartbeat, REPEATABLE, True, agent)
+
+    def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
+        """Start up to `limit` (1000) due tasks that the agent may run, the longest due first.
+
+        Raises:
+            AgentLost: This incarnation was closed.
+            OutcomeUnknown: Attempts may have been started that the answer did not reach; `held` has them.
+        """
+        return self._run(attempts.claim, ONCE, False, agent, limit=limit)
+
+    def held(self, agent: Agent) -> Sequence[Claim]:
+        """The attempts that the agent runs, by the store's books."""
+        return self._run(attempts.held, REPEATABLE, True, agent)
+
+    def start(self, task_id: str, agent: Agent | None = None) -> Claim:
+        """Start an attempt of this task, whatever its phase and policies.
+
+        Args:
+            task_id: The task.
+            agent: Who runs it. Without one, nothing but the timeout guards the attempt.
+
+        Raises:
+            NotFound: There is no task of this id.
+            AlreadyRunning: An attempt is running.
+            AgentLost: This incarnation was closed.
+        """
+        return self._run(attempts.start, GUARDED, True, task_id, agent)
+
+    def finish(self, claim: Claim, outcome: Outcome) -> None:
+        """Report how an attempt ended; the restart policy decides what follows. The same again is a no-op.
+
+        Raises:
+            LeaseLost: The attempt is over already, in another way; nothing was changed.
+        """
+        self._run(attempts.finish, REPEATABLE, False, claim, outcome)
+
+    def finish_many(self, results: Sequence[tuple[Claim, Outcome]]) -> Sequence[LeaseLost | None]:
+        """Report a batch of attempts; for each, in order, None or why its report was refused."""
+        return self._run(attempts.finish_many, REPEATABLE, False, results)
+
+    def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
+        """Close the attempts of agents that fell silent, and those whose timeout nobody enforced.
+
+        Any process may call this, at any time, also several at once.
+
+        Args:
+            limit: The most agents, and the most overdue attempts, of one call.
+            grace: How long past its deadline an attempt is left to its worker, to stop and report it.
+        """
+        return self._run(attempts.reap, REPEATABLE, False, limit=limit, grace=grace)
+
+    def sign_off(self, agent: Agent) -> Sequence[Reaped]:
+        """Close the agent; what it still runs ends as if it had fallen silent."""
+        return self._run(attempts.sign_off, REPEATABLE, False, agent)
