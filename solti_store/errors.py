@@ -84,7 +84,7 @@ class NotFound(SoltiStoreError, LookupError):
     """
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"task {task_id!r} does not exist")
+        super().__init__(f"task '{task_id}' does not exist")
         self.task_id = task_id
 
 
@@ -96,7 +96,7 @@ class AlreadyExists(SoltiStoreError):
     """
 
     def __init__(self, task_id: str) -> None:
-        super().__init__(f"task {task_id!r} already exists")
+        super().__init__(f"task '{task_id}' already exists")
         self.task_id = task_id
 
 
@@ -110,7 +110,7 @@ class VersionConflict(SoltiStoreError):
     """
 
     def __init__(self, task_id: str, *, expected: int, current: int) -> None:
-        super().__init__(f"task {task_id!r} is at resourceVersion {current}, not {expected}")
+        super().__init__(f"task '{task_id}' is at resourceVersion {current}, not {expected}")
         self.task_id = task_id
         self.expected = expected
         self.current = current
@@ -125,7 +125,7 @@ class AlreadyRunning(SoltiStoreError):
     """
 
     def __init__(self, task_id: str, *, attempt: int) -> None:
-        super().__init__(f"task {task_id!r} is running already (attempt {attempt})")
+        super().__init__(f"task '{task_id}' is running already (attempt {attempt})")
         self.task_id = task_id
         self.attempt = attempt
 
@@ -148,8 +148,8 @@ class LeaseLost(SoltiStoreError):
         elif holder is None:
             now = f"attempt {current_attempt} is the latest, and nobody runs it"
         else:
-            now = f"attempt {current_attempt} runs on agent {holder!r}"
-        super().__init__(f"attempt {attempt} of task {task_id!r} is over: {now}")
+            now = f"attempt {current_attempt} runs on agent '{holder}'"
+        super().__init__(f"attempt {attempt} of task '{task_id}' is over: {now}")
         self.task_id = task_id
         self.attempt = attempt
         self.current_attempt = current_attempt
@@ -164,7 +164,7 @@ class AgentLost(SoltiStoreError):
     """
 
     def __init__(self, agent_id: str) -> None:
-        super().__init__(f"agent {agent_id!r} is no longer registered: its lease ended")
+        super().__init__(f"agent '{agent_id}' is no longer registered: its lease ended")
         self.agent_id = agent_id
 
 

@@ -16,11 +16,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from solti_store import engine as engines
-from solti_store.errors import SoltiStoreError, VersionConflict
+from solti_store.errors import VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
 from solti_store.ops import agents, attempts, schema, tasks
 from solti_store.retry import Effect, RetryPolicy
 from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Pooled, Runner
+from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ UPDATE_ATTEMPTS = 50
 _UPDATE_RETRY = RetryPolicy(first_s=0.001, max_s=0.05)
 
 REPEATABLE, GUARDED, ONCE = Effect.REPEATABLE, Effect.GUARDED, Effect.ONCE
+
+
+def _migrate(url: URL) -> None:
+    # Imported here: Alembic costs 0.3 s of imports, and only a new or an outdated embedded server needs it.
+    from solti_store.migrate import upgrade  # noqa: PLC0415
+
+    upgrade(url)
 
 
 class TaskStore:
@@ -78,14 +86,14 @@ class TaskStore:
             EmbeddedError: The embedded server cannot be started.
         """
         engine = engines.open_engine(url, **engine_options)
+        store = cls(engine, retry=retry)
+        store._owned = engine
         try:
-            if is_embedded(url):
-                schema.ensure(engine)
-            store = cls(engine, retry=retry)
-            store._owned = engine
+            if is_embedded(url) and store._run(schema.revision, REPEATABLE, True) != HEAD:
+                _migrate(engine.url)
             store._run(schema.check, REPEATABLE, True)
         except BaseException:
-            engine.dispose()
+            store.close()
             raise
         return store
 
@@ -282,7 +290,9 @@ class TaskStore:
         Raises:
             LeaseLost: The attempt is over already, in another way; nothing was changed.
         """
-        self._run(attempts.finish, REPEATABLE, False, claim, outcome)
+        (refusal,) = self.finish_many([(claim, outcome)])
+        if refusal is not None:
+            raise refusal
 
     def finish_many(self, results: Sequence[tuple[Claim, Outcome]]) -> Sequence[LeaseLost | None]:
         """Report a batch of attempts; for each, in order, None or why its report was refused."""
@@ -302,3 +312,154 @@ class TaskStore:
     def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """Close the agent; what it still runs ends as if it had fallen silent."""
         return self._run(attempts.sign_off, REPEATABLE, False, agent)
+
+
+class AsyncTaskStore:
+    """The registry, for asyncio: `TaskStore` method for method.
+
+    A cancelled call rolls back and leaves nothing checked out, unless it was in its COMMIT.
+
+    Args:
+        engine: An engine of the caller's, who also disposes of it; `open` makes one itself.
+        retry: How patient the store is with a database that fails.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, retry: RetryPolicy = RetryPolicy()) -> None:
+        self._run: AsyncRunner = AsyncPooled(engine, retry)
+        self._owned: AsyncEngine | None = None
+
+    @classmethod
+    async def open(
+        cls, url: str | URL | None = None, *, retry: RetryPolicy = RetryPolicy(), **engine_options: Any
+    ) -> Self:
+        """As `TaskStore.open`."""
+        # In a thread: to start the embedded server takes a second.
+        engine = await asyncio.to_thread(engines.open_async_engine, url, **engine_options)
+        store = cls(engine, retry=retry)
+        store._owned = engine
+        try:
+            if is_embedded(url) and await store._run(schema.revision, REPEATABLE, True) != HEAD:
+                await asyncio.to_thread(_migrate, engine.url)
+            await store._run(schema.check, REPEATABLE, True)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    def using(self, connection: AsyncConnection) -> AsyncTaskStore:
+        """As `TaskStore.using`."""
+        bound = object.__new__(type(self))
+        bound._run = AsyncBound(connection)
+        bound._owned = None
+        return bound
+
+    async def close(self) -> None:
+        """As `TaskStore.close`."""
+        if self._owned is not None:
+            await self._owned.dispose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # --- tasks ---
+
+    async def create(self, task_id: str, spec: TaskSpec) -> Task:
+        """As `TaskStore.create`."""
+        return await self._run(tasks.create, GUARDED, True, task_id, spec)
+
+    async def create_many(self, items: Sequence[tuple[str, TaskSpec]]) -> Sequence[Task]:
+        """As `TaskStore.create_many`."""
+        return await self._run(tasks.create_many, GUARDED, False, items)
+
+    async def get(self, task_id: str) -> Task:
+        """As `TaskStore.get`."""
+        return await self._run(tasks.get, REPEATABLE, True, task_id)
+
+    async def list(self, query: TaskQuery = TaskQuery()) -> TaskPage:
+        """As `TaskStore.list`."""
+        return await self._run(tasks.list_page, REPEATABLE, True, query)
+
+    async def replace(self, task_id: str, spec: TaskSpec, *, expected_version: int) -> Task:
+        """As `TaskStore.replace`."""
+        return await self._run(tasks.replace, GUARDED, True, task_id, spec, expected=expected_version)
+
+    async def update(self, task_id: str, change: Callable[[TaskSpec], TaskSpec]) -> Task:
+        """As `TaskStore.update`."""
+        for failures in range(1, UPDATE_ATTEMPTS + 1):
+            task = await self.get(task_id)
+            try:
+                return await self.replace(
+                    task_id, change(task.spec), expected_version=task.metadata.resource_version
+                )
+            except VersionConflict:
+                if failures == UPDATE_ATTEMPTS:
+                    raise
+            await asyncio.sleep(_UPDATE_RETRY.wait_s(failures))
+        raise AssertionError  # pragma: no cover - the last round returns or raises
+
+    async def cancel(self, task_id: str) -> Task:
+        """As `TaskStore.cancel`."""
+        return await self._run(tasks.cancel, REPEATABLE, True, task_id)
+
+    async def delete(self, task_id: str, *, expected_version: int | None = None) -> bool:
+        """As `TaskStore.delete`."""
+        effect = REPEATABLE if expected_version is None else GUARDED
+        return await self._run(tasks.delete, effect, True, task_id, expected=expected_version)
+
+    async def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
+        """As `TaskStore.runs`."""
+        return await self._run(tasks.runs, REPEATABLE, True, task_id, limit=limit)
+
+    # --- agents and attempts ---
+
+    async def register(
+        self,
+        agent_id: str,
+        *,
+        kinds: Collection[KindName] = TASK_KINDS,
+        labels: Mapping[str, str] = {},
+        lease: timedelta = DEFAULT_LEASE,
+    ) -> Agent:
+        """As `TaskStore.register`."""
+        return await self._run(
+            agents.register, REPEATABLE, True, agent_id, kinds=kinds, labels=labels, lease=lease
+        )
+
+    async def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
+        """As `TaskStore.heartbeat`."""
+        return await self._run(agents.heartbeat, REPEATABLE, True, agent)
+
+    async def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
+        """As `TaskStore.claim`."""
+        return await self._run(attempts.claim, ONCE, False, agent, limit=limit)
+
+    async def held(self, agent: Agent) -> Sequence[Claim]:
+        """As `TaskStore.held`."""
+        return await self._run(attempts.held, REPEATABLE, True, agent)
+
+    async def start(self, task_id: str, agent: Agent | None = None) -> Claim:
+        """As `TaskStore.start`."""
+        return await self._run(attempts.start, GUARDED, True, task_id, agent)
+
+    async def finish(self, claim: Claim, outcome: Outcome) -> None:
+        """As `TaskStore.finish`."""
+        (refusal,) = await self.finish_many([(claim, outcome)])
+        if refusal is not None:
+            raise refusal
+
+    async def finish_many(self, results: Sequence[tuple[Claim, Outcome]]) -> Sequence[LeaseLost | None]:
+        """As `TaskStore.finish_many`."""
+        return await self._run(attempts.finish_many, REPEATABLE, False, results)
+
+    async def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
+        """As `TaskStore.reap`."""
+        return await self._run(attempts.reap, REPEATABLE, False, limit=limit, grace=grace)
+
+    async def sign_off(self, agent: Agent) -> Sequence[Reaped]:
+        """As `TaskStore.sign_off`."""
+        return await self._run(attempts.sign_off, REPEATABLE, False, agent)

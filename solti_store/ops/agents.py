@@ -72,14 +72,16 @@ def register(
     if unknown := set(kinds).difference(TASK_KINDS):
         raise Invalid(f"invalid model: unknown kind {min(unknown)!r}", field="kinds")
     if not timedelta(0) < lease <= MAX_LEASE:
-        raise Invalid(f"invalid model: lease must be positive and at most {MAX_LEASE}, got {lease}", field="lease")
+        raise Invalid(
+            f"invalid model: lease must be positive and at most {MAX_LEASE}, got {lease}", field="lease"
+        )
     seq = conn.execute(
         sql.REGISTER,
         {
-            "id": checked,
-            "labels": json.dumps(dict(checked_labels)),
-            "kinds": sorted(kinds),
-            "lease": lease,
+            "agent_id": checked,
+            "agent_labels": json.dumps(dict(checked_labels)),
+            "agent_kinds": sorted(kinds),
+            "agent_lease": lease,
             "now": now,
         },
     ).scalar_one()
@@ -88,7 +90,7 @@ def register(
 
 def heartbeat(conn: Connection, agent: Agent, *, now: datetime | None = None) -> list[CancelRequest]:
     """Prolong the agent's lease; what it should stop."""
-    found = conn.execute(sql.HEARTBEAT, {"agent": agent.seq, "now": now}).all()
+    found = conn.execute(sql.HEARTBEAT, {"agent_seq": agent.seq, "now": now}).all()
     if not found:
         raise AgentLost(agent.id)
     return [CancelRequest(row.task, row.attempt) for row in found if row.task is not None]

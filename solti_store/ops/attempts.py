@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from solti_store.ops.agents import Agent
     from solti_store.ops.rows import Claim
 
-__all__ = ["Reaped", "claim", "finish", "finish_many", "held", "reap", "sign_off", "start"]
+__all__ = ["Reaped", "claim", "finish_many", "held", "reap", "sign_off", "start"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +54,25 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
         raise Invalid(f"invalid model: limit must be at least 1, got {limit}", field="limit")
     found = conn.execute(
         sql.CLAIM,
-        {"agent": agent.seq, "routes": routes_of(conn, agent), "limit": min(limit, MAX_LIMIT), "now": now},
+        {
+            "agent_seq": agent.seq,
+            "routes": routes_of(conn, agent),
+            "limit": min(limit, MAX_LIMIT),
+            "now": now,
+        },
     ).all()
     if not found:
         _require_open(conn, agent)
     return [rows.claim(row) for row in found]
 
 
-def start(
-    conn: Connection, task_id: str, agent: Agent | None, *, now: datetime | None = None
-) -> Claim:
+def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime | None = None) -> Claim:
     """Start an attempt of one task, whatever its phase and policies, unless it runs already."""
     checked = TaskId(task_id)
     if agent is None:
-        row = conn.execute(sql.START_BY_HAND, {"id": checked, "now": now}).one_or_none()
+        row = conn.execute(sql.START_BY_HAND, {"task_id": checked, "now": now}).one_or_none()
     else:
-        row = conn.execute(sql.START, {"id": checked, "agent": agent.seq, "now": now}).one_or_none()
+        row = conn.execute(sql.START, {"task_id": checked, "agent_seq": agent.seq, "now": now}).one_or_none()
     if row is not None:
         return rows.claim(row)
     if agent is not None:
@@ -79,22 +82,15 @@ def start(
 
 def held(conn: Connection, agent: Agent) -> list[Claim]:
     """The attempts that the agent runs, by the store's books."""
-    return [rows.claim(row) for row in conn.execute(sql.SELECT_HELD, {"agent": agent.seq})]
+    return [rows.claim(row) for row in conn.execute(sql.SELECT_HELD, {"agent_seq": agent.seq})]
 
 
 def _require_open(conn: Connection, agent: Agent) -> None:
-    if conn.execute(agents_sql.SELECT_OPEN, {"agent": agent.seq}).one_or_none() is None:
+    if conn.execute(agents_sql.SELECT_OPEN, {"agent_seq": agent.seq}).one_or_none() is None:
         raise AgentLost(agent.id)
 
 
 # --- closing ------------------------------------------------------------------------------------
-
-
-def finish(conn: Connection, claim: Claim, outcome: Outcome, *, now: datetime | None = None) -> None:
-    """Close one attempt; the same outcome again is a silent no-op."""
-    (refusal,) = finish_many(conn, [(claim, outcome)], now=now)
-    if refusal is not None:
-        raise refusal
 
 
 def finish_many(
@@ -147,7 +143,7 @@ def _close(
                 "exit_codes": [outcome.exit_code for _, outcome in pairs],
                 "errors": [outcome.error for _, outcome in pairs],
                 "phases": [following.phase.value for following in followed],
-                "failures": [following.failures for following in followed],
+                "streaks": [following.failures for following in followed],
                 "delays": [
                     None if following.delay_ms is None else min(following.delay_ms, sql.MAX_DELAY_MS)
                     for following in followed
@@ -196,9 +192,7 @@ def _refuse(
     return refusals
 
 
-def reap(
-    conn: Connection, *, limit: int, grace: timedelta, now: datetime | None = None
-) -> list[Reaped]:
+def reap(conn: Connection, *, limit: int, grace: timedelta, now: datetime | None = None) -> list[Reaped]:
     """Close up to `limit` silent agents with all they run, and up to `limit` attempts long past their deadline."""
     closed = conn.execute(agents_sql.CLOSE_EXPIRED, {"limit": limit, "now": now}).all()
     return _close_agents(conn, closed, "lease expired: agent {} stopped reporting", now) + _close_overdue(
@@ -208,7 +202,7 @@ def reap(
 
 def sign_off(conn: Connection, agent: Agent, *, now: datetime | None = None) -> list[Reaped]:
     """Close the agent for good; what it still runs fails as if it had fallen silent."""
-    closed = conn.execute(agents_sql.CLOSE_AGENT, {"agent": agent.seq, "now": now}).all()
+    closed = conn.execute(agents_sql.CLOSE_AGENT, {"agent_seq": agent.seq, "now": now}).all()
     return _close_agents(conn, closed, "agent {} signed off", now)
 
 
@@ -222,9 +216,7 @@ def _close_agents(
     return _reaped(conn, [(row, names[row.agent], error.format(names[row.agent])) for row in locked], now)
 
 
-def _close_overdue(
-    conn: Connection, limit: int, grace: timedelta, now: datetime | None
-) -> list[Reaped]:
+def _close_overdue(conn: Connection, limit: int, grace: timedelta, now: datetime | None) -> list[Reaped]:
     locked = conn.execute(sql.LOCK_OVERDUE, {"limit": limit, "grace": grace, "now": now}).all()
     return _reaped(conn, [(row, row.agent_id, None) for row in locked], now)
 

@@ -46,8 +46,8 @@ def task(row: Row[Any]) -> Task:
         status += f',"error":{json.dumps(row.error)}'
     return Task.from_json(
         f'{{"metadata":{{"id":"{row.id}","resourceVersion":{row.resource_version},'
-        f'"createdAt":{Timestamp.from_datetime(row.created_at)},'
-        f'"updatedAt":{Timestamp.from_datetime(row.updated_at)},'
+        f'"createdAt":{Timestamp.from_datetime(row.created_at):d},'
+        f'"updatedAt":{Timestamp.from_datetime(row.updated_at):d},'
         f'"generation":{row.generation}}},"status":{status}}},"spec":{row.spec}}}'
     )
 

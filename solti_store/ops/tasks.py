@@ -37,11 +37,11 @@ def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | No
     row = conn.execute(
         sql.INSERT,
         {
-            "id": checked,
-            "spec": spec.to_json(),
-            "route": route.id,
-            "kind": route.kind,
-            "selector": route.selector,
+            "task_id": checked,
+            "task_spec": spec.to_json(),
+            "route_id": route.id,
+            "task_kind": route.kind,
+            "route_selector": route.selector,
             "now": now,
         },
     ).one_or_none()
@@ -107,7 +107,7 @@ def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[tuple[Tas
 def get(conn: Connection, task_id: str) -> Task:
     """Read one task."""
     checked = TaskId(task_id)
-    row = conn.execute(sql.SELECT, {"id": checked}).one_or_none()
+    row = conn.execute(sql.SELECT, {"task_id": checked}).one_or_none()
     if row is None:
         raise NotFound(checked)
     return rows.task(row)
@@ -119,13 +119,15 @@ def list_page(conn: Connection, query: TaskQuery) -> TaskPage:
     shape = {"phases": bool(query.phases), "slot": query.slot is not None, "kind": query.kind is not None}
     filters = {
         name: value
-        for name, value in (("phases", list(query.phases)), ("slot", query.slot), ("kind", query.kind))
-        if shape[name]
+        for name, value in (
+            ("phases", list(query.phases)),
+            ("task_slot", query.slot),
+            ("task_kind", query.kind),
+        )
+        if value
     }
     # One more than asked for tells whether there is a next page.
-    found = conn.execute(
-        pages.page(**shape), {**filters, "after": after, "limit": query.limit + 1}
-    ).all()
+    found = conn.execute(pages.page(**shape), {**filters, "after": after, "limit": query.limit + 1}).all()
     shown = list(islice(found, query.limit))
     return TaskPage(
         items=tuple(map(rows.task, shown)),
@@ -143,12 +145,12 @@ def replace(
     row = conn.execute(
         sql.REPLACE_SPEC,
         {
-            "id": checked,
-            "spec": spec.to_json(),
+            "task_id": checked,
+            "task_spec": spec.to_json(),
             "expected": _version(expected),
-            "route": route.id,
-            "kind": route.kind,
-            "selector": route.selector,
+            "route_id": route.id,
+            "task_kind": route.kind,
+            "route_selector": route.selector,
             "now": now,
         },
     ).one_or_none()
@@ -173,7 +175,7 @@ def _version(expected: int) -> int:
 def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Task:
     """Cancel a task that is not running, ask for it if it is; of a final task, nothing."""
     checked = TaskId(task_id)
-    conn.execute(sql.CANCEL, {"id": checked, "now": now})
+    conn.execute(sql.CANCEL, {"task_id": checked, "now": now})
     return get(conn, checked)
 
 
@@ -183,7 +185,7 @@ def delete(
     """Delete a task and its runs; whether there was one."""
     checked = TaskId(task_id)
     at = None if expected is None else _version(expected)
-    if conn.execute(sql.DELETE, {"id": checked, "expected": at, "now": now}).one_or_none() is not None:
+    if conn.execute(sql.DELETE, {"task_id": checked, "expected": at, "now": now}).one_or_none() is not None:
         return True
     if at is None:
         return False
@@ -195,7 +197,7 @@ def runs(conn: Connection, task_id: str, *, limit: int) -> tuple[TaskRun, ...]:
     if limit < 1:
         raise Invalid(f"invalid model: limit must be at least 1, got {limit}", field="limit")
     checked = TaskId(task_id)
-    found = conn.execute(SELECT_RUNS, {"id": checked, "limit": min(limit, MAX_LIMIT)}).all()
+    found = conn.execute(SELECT_RUNS, {"task_id": checked, "limit": min(limit, MAX_LIMIT)}).all()
     if not found:
         raise NotFound(checked)
     return tuple(rows.run(row) for row in found if row.attempt is not None)

@@ -7,18 +7,26 @@ from sqlalchemy import BigInteger, Interval, Text, and_, bindparam, cast, func, 
 from solti_store.sql.tables import agents, routes, task_status
 from solti_store.sql.types import NOW, array_param, json_param
 
-__all__ = ["CLOSE_AGENT", "CLOSE_EXPIRED", "HEARTBEAT", "HOLDER", "REGISTER", "SELECT_NEW_ROUTES", "SELECT_OPEN"]
+__all__ = [
+    "CLOSE_AGENT",
+    "CLOSE_EXPIRED",
+    "HEARTBEAT",
+    "HOLDER",
+    "REGISTER",
+    "SELECT_NEW_ROUTES",
+    "SELECT_OPEN",
+]
 
-_agent = bindparam("agent", type_=BigInteger())
+_agent = bindparam("agent_seq", type_=BigInteger())
 _limit = bindparam("limit", type_=BigInteger())
-_lease = bindparam("lease", type_=Interval())
+_lease = bindparam("agent_lease", type_=Interval())
 
 REGISTER = (
     insert(agents)
     .values(
-        id=bindparam("id", type_=Text()),
-        labels=json_param("labels"),
-        kinds=array_param("kinds", "text"),
+        id=bindparam("agent_id", type_=Text()),
+        labels=json_param("agent_labels"),
+        kinds=array_param("agent_kinds", "text"),
         state="active",
         lease=_lease,
         registered_at=NOW,
@@ -78,8 +86,11 @@ CLOSE_EXPIRED = (
     .returning(agents.c.seq, agents.c.id)
 )
 
-_leaving = select(agents.c.seq).where(agents.c.seq == _agent, agents.c.closed_at.is_(None)).with_for_update().cte(
-    "leaving"
+_leaving = (
+    select(agents.c.seq)
+    .where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
+    .with_for_update()
+    .cte("leaving")
 )
 CLOSE_AGENT = (
     update(agents)

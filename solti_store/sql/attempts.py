@@ -51,7 +51,7 @@ __all__ = [
 #: Longer timeouts and waits are cut to this (3,170 years): a u64 of milliseconds is more than a timestamptz holds.
 MAX_DELAY_MS = 100_000_000_000_000
 
-_id = bindparam("id", type_=Text())
+_id = bindparam("task_id", type_=Text())
 _limit = bindparam("limit", type_=BigInteger())
 
 #: What `solti_store.ops.rows.claim` reads.
@@ -124,7 +124,9 @@ def _start(picked: CTE, holder: CTE | None) -> Select[Any]:
 
 _holder = HOLDER.cte("holder")
 
-_route = func.unnest(array_param("routes", "uuid")).table_valued(column("id", Uuid), name="mine").render_derived()
+_route = (
+    func.unnest(array_param("routes", "uuid")).table_valued(column("id", Uuid), name="mine").render_derived()
+)
 _due = (task_status.c.due_at.is_not(None), task_status.c.due_at <= NOW)
 _oldest = (
     select(task_status.c.due_at)
@@ -135,7 +137,13 @@ _oldest = (
 )
 # The oldest of each route, merged: how many of the batch come from where. Looked at before anything is locked, for
 # a lock on `limit` rows of every route would keep from other workers what this one then leaves behind.
-_merged = select(_route.c.id.label("route")).join(_oldest, true()).order_by(_oldest.c.due_at).limit(_limit).subquery()
+_merged = (
+    select(_route.c.id.label("route"))
+    .join(_oldest, true())
+    .order_by(_oldest.c.due_at)
+    .limit(_limit)
+    .subquery()
+)
 _share = select(_merged.c.route, func.count().label("share")).group_by(_merged.c.route).cte("share")
 _free = (
     select(task_status.c.seq, task_status.c.due_at)
@@ -194,7 +202,9 @@ LOCK = (
 
 #: Locks what the closed `agents` still run.
 LOCK_OF_AGENTS = (
-    _locked.where(task_status.c.agent == func.any(array_param("agents", "bigint")), task_status.c.deadline.is_not(None))
+    _locked.where(
+        task_status.c.agent == func.any(array_param("agents", "bigint")), task_status.c.deadline.is_not(None)
+    )
     .order_by(task_status.c.seq)
     .with_for_update(of=task_status)
 )
@@ -218,7 +228,7 @@ _done = (
         array_param("phases", "text"),
         array_param("exit_codes", "integer"),
         array_param("errors", "text"),
-        array_param("failures", "bigint"),
+        array_param("streaks", "bigint"),
         array_param("delays", "bigint"),
     )
     .table_valued(
@@ -288,9 +298,12 @@ CLOSE = select(_closed.c.seq, _closed.c.attempt).add_cte(
         "finished",
         detail=func.jsonb_strip_nulls(
             func.jsonb_build_object(
-                literal("outcome", Text), _closed.c.run_phase,
-                literal("exitCode", Text), _closed.c.exit_code,
-                literal("error", Text), _closed.c.error,
+                literal("outcome", Text),
+                _closed.c.run_phase,
+                literal("exitCode", Text),
+                _closed.c.exit_code,
+                literal("error", Text),
+                _closed.c.error,
             )
         ),
     ),
@@ -305,21 +318,18 @@ _asked = (
 )
 
 #: For late writes: what became of the attempts asked for, and who holds their tasks now.
-SELECT_HOLDERS = (
-    select(
-        _asked.c.seq,
-        _asked.c.attempt,
-        task_status.c.attempt.label("current_attempt"),
-        agents.c.id.label("holder"),
-        task_runs.c.phase,
-        task_runs.c.exit_code,
-        task_runs.c.error,
-    )
-    .select_from(
-        _asked.outerjoin(task_status, task_status.c.seq == _asked.c.seq)
-        .outerjoin(agents, agents.c.seq == task_status.c.agent)
-        .outerjoin(task_runs, (task_runs.c.seq == _asked.c.seq) & (task_runs.c.attempt == _asked.c.attempt))
-    )
+SELECT_HOLDERS = select(
+    _asked.c.seq,
+    _asked.c.attempt,
+    task_status.c.attempt.label("current_attempt"),
+    agents.c.id.label("holder"),
+    task_runs.c.phase,
+    task_runs.c.exit_code,
+    task_runs.c.error,
+).select_from(
+    _asked.outerjoin(task_status, task_status.c.seq == _asked.c.seq)
+    .outerjoin(agents, agents.c.seq == task_status.c.agent)
+    .outerjoin(task_runs, (task_runs.c.seq == _asked.c.seq) & (task_runs.c.attempt == _asked.c.attempt))
 )
 
 _refused = (
@@ -341,7 +351,9 @@ INSERT_REFUSED = insert(task_events).from_select(
         task_status.c.attempt,
         cast(_refused.c.detail, JSONB),
     ).select_from(
-        _refused.join(task_status, task_status.c.seq == _refused.c.seq).join(tasks, tasks.c.seq == _refused.c.seq)
+        _refused.join(task_status, task_status.c.seq == _refused.c.seq).join(
+            tasks, tasks.c.seq == _refused.c.seq
+        )
     ),
 )
 
@@ -357,7 +369,9 @@ SELECT_HELD = (
     )
     .join_from(task_status, tasks, tasks.c.seq == task_status.c.seq)
     .join(task_runs, (task_runs.c.seq == task_status.c.seq) & (task_runs.c.attempt == task_status.c.attempt))
-    .where(task_status.c.agent == bindparam("agent", type_=BigInteger()), task_status.c.deadline.is_not(None))
+    .where(
+        task_status.c.agent == bindparam("agent_seq", type_=BigInteger()), task_status.c.deadline.is_not(None)
+    )
     .order_by(task_status.c.seq)
 )
 

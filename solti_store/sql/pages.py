@@ -26,9 +26,9 @@ _phases = array_param("phases", "text")
 def _filters(*, slot: bool, kind: bool) -> list[ColumnElement[bool]]:
     result: list[ColumnElement[bool]] = []
     if slot:
-        result.append(tasks.c.slot == bindparam("slot", type_=Text()))
+        result.append(tasks.c.slot == bindparam("task_slot", type_=Text()))
     if kind:
-        result.append(tasks.c.kind == bindparam("kind", type_=Text()))
+        result.append(tasks.c.kind == bindparam("task_kind", type_=Text()))
     return result
 
 
@@ -59,5 +59,7 @@ def page(*, phases: bool, slot: bool, kind: bool) -> Select[Any]:
 @cache
 def total(*, phases: bool, slot: bool, kind: bool) -> Select[Any]:
     """How many tasks meet the filters; counts them all."""
-    statement = select(func.count()).select_from(_task if phases else tasks).where(*_filters(slot=slot, kind=kind))
+    statement = (
+        select(func.count()).select_from(_task if phases else tasks).where(*_filters(slot=slot, kind=kind))
+    )
     return statement.where(task_status.c.phase == func.any(_phases)) if phases else statement

@@ -40,7 +40,7 @@ __all__ = [
     "TASK_COLUMNS",
 ]
 
-_id = bindparam("id", type_=Text())
+_id = bindparam("task_id", type_=Text())
 
 #: What `solti_store.ops.rows.task` reads. The spec as text: it goes to pydantic unparsed.
 TASK_COLUMNS = (
@@ -111,9 +111,8 @@ def _insert(rows: FromClause, new_routes: CTE) -> Select[Any]:
         literal("pending", Text).label("phase"),
         literal(0).label("attempt"),
     ).cte("created")
-    return (
-        select(new_task.c.seq, new_task.c.id, new_task.c.created_at)
-        .add_cte(new_routes, new_status, event(created, "created"))
+    return select(new_task.c.seq, new_task.c.id, new_task.c.created_at).add_cte(
+        new_routes, new_status, event(created, "created")
     )
 
 
@@ -121,7 +120,9 @@ def _insert(rows: FromClause, new_routes: CTE) -> Select[Any]:
 _new_route = (
     insert(routes)
     .values(
-        id=bindparam("route", type_=Uuid()), kind=bindparam("kind", type_=Text()), selector=json_param("selector")
+        id=bindparam("route_id", type_=Uuid()),
+        kind=bindparam("task_kind", type_=Text()),
+        selector=json_param("route_selector"),
     )
     .on_conflict_do_nothing()
     .cte("new_route")
@@ -129,8 +130,8 @@ _new_route = (
 
 _one = select(
     _id.label("id"),
-    json_param("spec").label("spec"),
-    bindparam("route", type_=Uuid()).label("route"),
+    json_param("task_spec").label("spec"),
+    bindparam("route_id", type_=Uuid()).label("route"),
     literal(1).label("ord"),
 ).cte("input")
 
@@ -140,17 +141,25 @@ INSERT = _insert(
     _new_route,
 )
 
-_given = func.unnest(
-    _ids, array_param("specs", "text"), array_param("task_routes", "uuid")
-).table_valued(
-    column("id", Text), column("spec_text", Text), column("route", Uuid), with_ordinality="ord", name="given"
-).render_derived()
+_given = (
+    func.unnest(_ids, array_param("specs", "text"), array_param("task_routes", "uuid"))
+    .table_valued(
+        column("id", Text),
+        column("spec_text", Text),
+        column("route", Uuid),
+        with_ordinality="ord",
+        name="given",
+    )
+    .render_derived()
+)
 _many = select(
     _given.c.id, cast(_given.c.spec_text, tasks.c.spec.type).label("spec"), _given.c.route, _given.c.ord
 ).cte("input")
-_given_routes = func.unnest(
-    array_param("routes", "uuid"), array_param("kinds", "text"), array_param("selectors", "text")
-).table_valued(column("id", Uuid), column("kind", Text), column("selector", Text), name="given_route").render_derived()
+_given_routes = (
+    func.unnest(array_param("routes", "uuid"), array_param("kinds", "text"), array_param("selectors", "text"))
+    .table_valued(column("id", Uuid), column("kind", Text), column("selector", Text), name="given_route")
+    .render_derived()
+)
 
 #: Creates a batch, leaving out what exists; a row for each task created. Binary arrays in one statement run at
 #: 0.8 of COPY into the same tables (20,000 rows: 39 k/s against 45 k/s) and need no staging table.
@@ -159,7 +168,9 @@ INSERT_MANY = _insert(
     insert(routes)
     .from_select(
         ["id", "kind", "selector"],
-        select(_given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type))
+        select(
+            _given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type)
+        )
         # One order for everybody: two batches that bring the same new routes never deadlock.
         .order_by(_given_routes.c.id),
     )
@@ -168,7 +179,7 @@ INSERT_MANY = _insert(
 )
 
 
-_spec = json_param("spec")
+_spec = json_param("task_spec")
 _changed = (
     update(task_status)
     .where(
@@ -180,7 +191,7 @@ _changed = (
     .values(
         resource_version=task_status.c.resource_version + 1,
         updated_at=LATEST,
-        route=bindparam("route", type_=Uuid()),
+        route=bindparam("route_id", type_=Uuid()),
     )
     .returning(
         task_status.c.seq,
