@@ -44,8 +44,11 @@ class Place(NamedTuple):
         start = 0
         for _ in range(line - 1):
             start = document.find(b"\n", start) + 1
-        head = bytes(document[: start + column])
-        return cls(_path(head), is_surrogate=_SURROGATE_ESCAPE.search(head[-13:]) is not None)
+        end = start + column
+        # Without the offending character itself: a bracket there would count as closing its container.
+        head = bytes(document[: max(end - 1, 0)])
+        nearby = bytes(document[max(end - 13, 0) : end])
+        return cls(_path(head), is_surrogate=_SURROGATE_ESCAPE.search(nearby) is not None)
 
 
 def _path(head: bytes) -> list[str]:
