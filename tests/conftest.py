@@ -1,0 +1,85 @@
+"""A real PostgreSQL for every test that wants one, chosen once a run and named in the header.
+
+In this order: SOLTI_STORE_TEST_URL, Docker through testcontainers, the embedded wheel. With none of them the run
+fails; nothing is skipped. Each test gets a database of its own, cloned from a migrated template (35 ms).
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from servers import TestServer, choose_server
+from sqlalchemy import make_url
+
+from solti_store.migrate import upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVER_VARIABLE = "SOLTI_STORE_TESTS_SERVER"  # from the controller to its xdist workers
+TEMPLATE_VARIABLE = "SOLTI_STORE_TESTS_TEMPLATE"
+
+_server: TestServer | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the server, in the one process that has workers or is alone."""
+    global _server  # noqa: PLW0603 - the run's server is a process-wide thing
+    # What the developer's shell points at is never what tests write to.
+    os.environ.pop("SOLTI_STORE_URL", None)
+    if hasattr(config, "workerinput") or config.option.collectonly:
+        return
+    _server = choose_server()
+    template = f"solti_template_{uuid.uuid4().hex[:8]}"
+    os.environ[SERVER_VARIABLE] = _server.url
+    os.environ[TEMPLATE_VARIABLE] = template
+    _execute(_server.url, f'CREATE DATABASE "{template}"')
+    upgrade(_database(_server.url, template))
+
+
+def pytest_report_header() -> str:
+    """Say which server this run uses."""
+    return f"database: {_server.description}" if _server else "database: none"
+
+
+def pytest_unconfigure() -> None:
+    """Stop what `pytest_configure` started."""
+    if _server is not None:
+        _execute(_server.url, f'DROP DATABASE IF EXISTS "{os.environ[TEMPLATE_VARIABLE]}" WITH (FORCE)')
+        _server.stop()
+
+
+def _execute(url: str, statement: str) -> None:
+    parsed = make_url(url).set(drivername="postgresql")
+    with psycopg.connect(parsed.render_as_string(hide_password=False), autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[arg-type]  # names made here, not given
+
+
+def _database(url: str, name: str) -> str:
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def _clone(template: str | None) -> Iterator[str]:
+    server = os.environ[SERVER_VARIABLE]
+    name = f"solti_test_{uuid.uuid4().hex}"
+    _execute(server, f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+    try:
+        yield _database(server, name)
+    finally:
+        _execute(server, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def database_url() -> Iterator[str]:
+    """The URL of a migrated database of the test's own."""
+    yield from _clone(os.environ[TEMPLATE_VARIABLE])
+
+
+@pytest.fixture
+def empty_database_url() -> Iterator[str]:
+    """The URL of a database without our schema."""
+    yield from _clone(None)

@@ -1,0 +1,8 @@
+from solti_store import TaskStore, TaskSpec, Subprocess
+
+
+def test_each_test_has_a_migrated_database_of_its_own(database_url: str) -> None:
+    with TaskStore.open(database_url) as store:
+        assert len(store.list()) == 0
+        store.create("one", TaskSpec(slot="s", kind=Subprocess.command("true"), timeout=1000))
+        assert [task.id for task in store.list()] == ["one"]
