@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from solti_store.migrate import CREATE_SCHEMA, ensure_schema, migration_lock
 from solti_store.sql.tables import SCHEMA, metadata
+from solti_store.sql.types import Xid8
 from solti_store.url import resolve_url
 
 
@@ -16,7 +20,10 @@ def ours(name: str | None, kind: str, parent_names: object) -> bool:
     return name == SCHEMA if kind == "schema" else True
 
 
-SETTINGS = {
+# For the drift check, which reads the tables back.
+ischema_names["xid8"] = Xid8
+
+SETTINGS: dict[str, Any] = {
     "target_metadata": metadata,
     "version_table": "alembic_version",
     "version_table_schema": SCHEMA,

@@ -140,9 +140,7 @@ class LeaseLost(SoltiStoreError):
         holder: The agent that runs the task now, None when nobody does.
     """
 
-    def __init__(
-        self, task_id: str, *, attempt: int, current_attempt: int | None, holder: str | None
-    ) -> None:
+    def __init__(self, task_id: str, *, attempt: int, current_attempt: int | None, holder: str | None) -> None:
         if current_attempt is None:
             now = "the task is gone"
         elif holder is None:

@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
+from alembic.util.exc import CommandError
 from sqlalchemy import Engine, NullPool, create_engine, text
+from sqlalchemy.exc import DBAPIError
 
+from solti_store.errors import SchemaMismatch, StoreUnavailable
+from solti_store.faults import translate
 from solti_store.sql.tables import SCHEMA
-from solti_store.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import URL, Connection
 
-__all__ = ["CREATE_SCHEMA", "current", "downgrade", "ensure_schema", "migration_lock", "script_location", "upgrade"]
+__all__ = ["CREATE_SCHEMA", "downgrade", "ensure_schema", "migration_lock", "script_location", "upgrade"]
 
 logger = logging.getLogger(__name__)
 
@@ -112,20 +114,24 @@ def upgrade(database: Engine | URL | str, revision: str = "head") -> None:
         database: An engine, or the URL of a direct connection.
         revision: A revision id, `head`, or a step like `+1`.
     """
-    with _connect(database) as connection:
+    with _clear_errors(), _connect(database) as connection:
         command.upgrade(config(connection), revision)
 
 
 def downgrade(database: Engine | URL | str, revision: str) -> None:
     """Take the schema back to `revision` (`base` removes every table)."""
-    with _connect(database) as connection:
+    with _clear_errors(), _connect(database) as connection:
         command.downgrade(config(connection), revision)
 
 
-def current(connection: Connection) -> str | None:
-    """The revision the database is at, None when it has none of our tables."""
-    context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
-    return context.get_current_revision()
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except CommandError as error:
+        raise SchemaMismatch(f"{error}") from error
+    except DBAPIError as error:
+        raise translate(error) from error
 
 
 @contextmanager

@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from enum import Enum, auto
-
-from sqlalchemy.exc import DBAPIError
+from typing import TYPE_CHECKING
 
 from solti_store.errors import (
     AlreadyExists,
@@ -17,6 +16,9 @@ from solti_store.errors import (
     VersionConflict,
 )
 from solti_store.faults import Fault, classify, translate
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
 
 __all__ = ["Attempts", "Effect", "RetryPolicy"]
 

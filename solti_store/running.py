@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from solti_store.errors import SoltiStoreError, StoreUnavailable
-from solti_store.faults import Fault, classify, translate
-from solti_store.retry import Attempts, Effect, RetryPolicy
+from solti_store.faults import translate
+from solti_store.retry import Attempts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,13 +23,28 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-__all__ = ["AsyncBound", "AsyncPooled", "AsyncRunner", "Bound", "Pooled", "Runner"]
+    from solti_store.retry import Effect, RetryPolicy
+
+__all__ = ["AsyncBound", "AsyncPooled", "AsyncRunner", "Bound", "Mode", "Pooled", "Runner"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# An op of one statement needs no BEGIN and COMMIT around it: two round trips less. Statements that follow it, to
-# find out why it wrote nothing, only read.
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """What the runner has to know of an op.
+
+    Attributes:
+        effect: What it would do a second time.
+        single: Whether its first statement is all that it changes: then it needs no BEGIN and COMMIT around it,
+            which is two round trips less.
+    """
+
+    effect: Effect
+    single: bool
+
+
 _SINGLE = "AUTOCOMMIT"
 _SEVERAL = "READ COMMITTED"
 
@@ -39,8 +55,7 @@ class Runner(Protocol):
     def __call__(  # noqa: D102
         self,
         op: Callable[Concatenate[Connection, P], T],
-        effect: Effect,
-        single: bool,  # noqa: FBT001
+        mode: Mode,
         /,
         *args: P.args,
         **kwargs: P.kwargs,
@@ -53,8 +68,7 @@ class AsyncRunner(Protocol):
     async def __call__(  # noqa: D102
         self,
         op: Callable[Concatenate[Connection, P], T],
-        effect: Effect,
-        single: bool,  # noqa: FBT001
+        mode: Mode,
         /,
         *args: P.args,
         **kwargs: P.kwargs,
@@ -72,22 +86,21 @@ class Pooled:
     def __call__(  # noqa: D102
         self,
         op: Callable[Concatenate[Connection, P], T],
-        effect: Effect,
-        single: bool,
+        mode: Mode,
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        attempts = Attempts(self._policy, effect)
+        attempts = Attempts(self._policy, mode.effect)
         while True:
             # Connecting is no commit; a single statement commits itself, so its failure may come after.
             committing = False
             try:
-                with (self._single if single else self._several).connect() as conn:
-                    committing = single
+                with (self._single if mode.single else self._several).connect() as conn:
+                    committing = mode.single
                     result = op(conn, *args, **kwargs)
                     committing = True
-                    if not single:
+                    if not mode.single:
                         conn.commit()
                     return result
             except DBAPIError as error:
@@ -110,21 +123,20 @@ class AsyncPooled:
     async def __call__(  # noqa: D102
         self,
         op: Callable[Concatenate[Connection, P], T],
-        effect: Effect,
-        single: bool,
+        mode: Mode,
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        attempts = Attempts(self._policy, effect)
+        attempts = Attempts(self._policy, mode.effect)
         while True:
             committing = False
             try:
-                async with (self._single if single else self._several).connect() as conn:
-                    committing = single
+                async with (self._single if mode.single else self._several).connect() as conn:
+                    committing = mode.single
                     result = await conn.run_sync(op, *args, **kwargs)
                     committing = True
-                    if not single:
+                    if not mode.single:
                         await conn.commit()
                     return result
             except DBAPIError as error:
@@ -145,13 +157,12 @@ class Bound:
     def __call__(  # noqa: D102
         self,
         op: Callable[Concatenate[Connection, P], T],
-        effect: Effect,
-        single: bool,
+        mode: Mode,
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        del effect, single
+        del mode
         try:
             return op(self._connection, *args, **kwargs)
         except DBAPIError as error:
@@ -167,13 +178,12 @@ class AsyncBound:
     async def __call__(  # noqa: D102
         self,
         op: Callable[Concatenate[Connection, P], T],
-        effect: Effect,
-        single: bool,
+        mode: Mode,
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        del effect, single
+        del mode
         try:
             return await self._connection.run_sync(op, *args, **kwargs)
         except DBAPIError as error:

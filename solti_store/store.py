@@ -20,7 +20,7 @@ from solti_store.errors import VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
 from solti_store.ops import agents, attempts, schema, tasks
 from solti_store.retry import Effect, RetryPolicy
-from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Pooled, Runner
+from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Mode, Pooled, Runner
 from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
 
@@ -47,7 +47,12 @@ DEFAULT_GRACE = timedelta(seconds=10)
 UPDATE_ATTEMPTS = 50
 _UPDATE_RETRY = RetryPolicy(first_s=0.001, max_s=0.05)
 
-REPEATABLE, GUARDED, ONCE = Effect.REPEATABLE, Effect.GUARDED, Effect.ONCE
+READ = Mode(Effect.REPEATABLE, single=True)
+WRITE = Mode(Effect.REPEATABLE, single=True)
+WRITE_GUARDED = Mode(Effect.GUARDED, single=True)
+BATCH = Mode(Effect.REPEATABLE, single=False)
+BATCH_GUARDED = Mode(Effect.GUARDED, single=False)
+BATCH_ONCE = Mode(Effect.ONCE, single=False)
 
 
 def _migrate(url: URL) -> None:
@@ -71,7 +76,11 @@ class TaskStore:
 
     @classmethod
     def open(
-        cls, url: str | URL | None = None, *, retry: RetryPolicy = RetryPolicy(), **engine_options: Any
+        cls,
+        url: str | URL | None = None,
+        *,
+        retry: RetryPolicy = RetryPolicy(),
+        **engine_options: Any,  # noqa: ANN401 - whatever SQLAlchemy takes
     ) -> Self:
         """Connect to a database, and own the engine: use as a context manager, or call `close`.
 
@@ -89,9 +98,9 @@ class TaskStore:
         store = cls(engine, retry=retry)
         store._owned = engine
         try:
-            if is_embedded(url) and store._run(schema.revision, REPEATABLE, True) != HEAD:
+            if is_embedded(url) and store._run(schema.revision, READ) != HEAD:
                 _migrate(engine.url)
-            store._run(schema.check, REPEATABLE, True)
+            store._run(schema.check, READ)
         except BaseException:
             store.close()
             raise
@@ -132,7 +141,7 @@ class TaskStore:
         Raises:
             AlreadyExists: The id is taken.
         """
-        return self._run(tasks.create, GUARDED, True, task_id, spec)
+        return self._run(tasks.create, WRITE_GUARDED, task_id, spec)
 
     def create_many(self, items: Sequence[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """Create all of these tasks, in this order, or none.
@@ -141,7 +150,7 @@ class TaskStore:
             AlreadyExists: One of the ids is taken; the error names the first.
             Invalid: An id occurs twice.
         """
-        return self._run(tasks.create_many, GUARDED, False, items)
+        return self._run(tasks.create_many, BATCH_GUARDED, items)
 
     def get(self, task_id: str) -> Task:
         """Read a task.
@@ -149,7 +158,7 @@ class TaskStore:
         Raises:
             NotFound: There is none of this id.
         """
-        return self._run(tasks.get, REPEATABLE, True, task_id)
+        return self._run(tasks.get, READ, task_id)
 
     def list(self, query: TaskQuery = TaskQuery()) -> TaskPage:
         """One page of the tasks that meet a query, in order of creation.
@@ -157,7 +166,7 @@ class TaskStore:
         Raises:
             InvalidCursor: The query's cursor is damaged or belongs to another query.
         """
-        return self._run(tasks.list_page, REPEATABLE, True, query)
+        return self._run(tasks.list_page, READ, query)
 
     def replace(self, task_id: str, spec: TaskSpec, *, expected_version: int) -> Task:
         """Replace a task's spec, if the task is still at `expected_version`.
@@ -169,7 +178,7 @@ class TaskStore:
             NotFound: There is no task of this id.
             VersionConflict: The task has changed since; the error has its current version.
         """
-        return self._run(tasks.replace, GUARDED, True, task_id, spec, expected=expected_version)
+        return self._run(tasks.replace, WRITE_GUARDED, task_id, spec, expected=expected_version)
 
     def update(self, task_id: str, change: Callable[[TaskSpec], TaskSpec]) -> Task:
         """Read a task's spec, change it, and write it back; again from the start if somebody else was quicker.
@@ -185,9 +194,7 @@ class TaskStore:
         for failures in range(1, UPDATE_ATTEMPTS + 1):
             task = self.get(task_id)
             try:
-                return self.replace(
-                    task_id, change(task.spec), expected_version=task.metadata.resource_version
-                )
+                return self.replace(task_id, change(task.spec), expected_version=task.metadata.resource_version)
             except VersionConflict:
                 if failures == UPDATE_ATTEMPTS:
                     raise
@@ -202,7 +209,7 @@ class TaskStore:
         Raises:
             NotFound: There is no task of this id.
         """
-        return self._run(tasks.cancel, REPEATABLE, True, task_id)
+        return self._run(tasks.cancel, WRITE, task_id)
 
     def delete(self, task_id: str, *, expected_version: int | None = None) -> bool:
         """Delete a task with its runs, whatever its phase.
@@ -218,8 +225,8 @@ class TaskStore:
             NotFound: There is none, and a version was expected.
             VersionConflict: The task has changed since.
         """
-        effect = REPEATABLE if expected_version is None else GUARDED
-        return self._run(tasks.delete, effect, True, task_id, expected=expected_version)
+        mode = WRITE if expected_version is None else WRITE_GUARDED
+        return self._run(tasks.delete, mode, task_id, expected=expected_version)
 
     def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """The latest runs of a task, at most `limit` (1000), the oldest of them first.
@@ -227,7 +234,7 @@ class TaskStore:
         Raises:
             NotFound: There is no task of this id.
         """
-        return self._run(tasks.runs, REPEATABLE, True, task_id, limit=limit)
+        return self._run(tasks.runs, READ, task_id, limit=limit)
 
     # --- agents and attempts ---
 
@@ -247,7 +254,7 @@ class TaskStore:
             labels: What runner selectors see of it.
             lease: How long it may go without a heartbeat before its attempts are taken away.
         """
-        return self._run(agents.register, REPEATABLE, True, agent_id, kinds=kinds, labels=labels, lease=lease)
+        return self._run(agents.register, WRITE, agent_id, kinds=kinds, labels=labels, lease=lease)
 
     def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
         """Prolong the agent's lease by its length from now; what the agent should stop.
@@ -255,7 +262,7 @@ class TaskStore:
         Raises:
             AgentLost: This incarnation was closed, and its attempts with it.
         """
-        return self._run(agents.heartbeat, REPEATABLE, True, agent)
+        return self._run(agents.heartbeat, WRITE, agent)
 
     def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
         """Start up to `limit` (1000) due tasks that the agent may run, the longest due first.
@@ -264,11 +271,11 @@ class TaskStore:
             AgentLost: This incarnation was closed.
             OutcomeUnknown: Attempts may have been started that the answer did not reach; `held` has them.
         """
-        return self._run(attempts.claim, ONCE, False, agent, limit=limit)
+        return self._run(attempts.claim, BATCH_ONCE, agent, limit=limit)
 
     def held(self, agent: Agent) -> Sequence[Claim]:
         """The attempts that the agent runs, by the store's books."""
-        return self._run(attempts.held, REPEATABLE, True, agent)
+        return self._run(attempts.held, READ, agent)
 
     def start(self, task_id: str, agent: Agent | None = None) -> Claim:
         """Start an attempt of this task, whatever its phase and policies.
@@ -282,7 +289,7 @@ class TaskStore:
             AlreadyRunning: An attempt is running.
             AgentLost: This incarnation was closed.
         """
-        return self._run(attempts.start, GUARDED, True, task_id, agent)
+        return self._run(attempts.start, WRITE_GUARDED, task_id, agent)
 
     def finish(self, claim: Claim, outcome: Outcome) -> None:
         """Report how an attempt ended; the restart policy decides what follows. The same again is a no-op.
@@ -296,7 +303,7 @@ class TaskStore:
 
     def finish_many(self, results: Sequence[tuple[Claim, Outcome]]) -> Sequence[LeaseLost | None]:
         """Report a batch of attempts; for each, in order, None or why its report was refused."""
-        return self._run(attempts.finish_many, REPEATABLE, False, results)
+        return self._run(attempts.finish_many, BATCH, results)
 
     def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """Close the attempts of agents that fell silent, and those whose timeout nobody enforced.
@@ -307,11 +314,11 @@ class TaskStore:
             limit: The most agents, and the most overdue attempts, of one call.
             grace: How long past its deadline an attempt is left to its worker, to stop and report it.
         """
-        return self._run(attempts.reap, REPEATABLE, False, limit=limit, grace=grace)
+        return self._run(attempts.reap, BATCH, limit=limit, grace=grace)
 
     def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """Close the agent; what it still runs ends as if it had fallen silent."""
-        return self._run(attempts.sign_off, REPEATABLE, False, agent)
+        return self._run(attempts.sign_off, BATCH, agent)
 
 
 class AsyncTaskStore:
@@ -330,7 +337,11 @@ class AsyncTaskStore:
 
     @classmethod
     async def open(
-        cls, url: str | URL | None = None, *, retry: RetryPolicy = RetryPolicy(), **engine_options: Any
+        cls,
+        url: str | URL | None = None,
+        *,
+        retry: RetryPolicy = RetryPolicy(),
+        **engine_options: Any,  # noqa: ANN401 - whatever SQLAlchemy takes
     ) -> Self:
         """As `TaskStore.open`."""
         # In a thread: to start the embedded server takes a second.
@@ -338,9 +349,9 @@ class AsyncTaskStore:
         store = cls(engine, retry=retry)
         store._owned = engine
         try:
-            if is_embedded(url) and await store._run(schema.revision, REPEATABLE, True) != HEAD:
+            if is_embedded(url) and await store._run(schema.revision, READ) != HEAD:
                 await asyncio.to_thread(_migrate, engine.url)
-            await store._run(schema.check, REPEATABLE, True)
+            await store._run(schema.check, READ)
         except BaseException:
             await store.close()
             raise
@@ -370,32 +381,30 @@ class AsyncTaskStore:
 
     async def create(self, task_id: str, spec: TaskSpec) -> Task:
         """As `TaskStore.create`."""
-        return await self._run(tasks.create, GUARDED, True, task_id, spec)
+        return await self._run(tasks.create, WRITE_GUARDED, task_id, spec)
 
     async def create_many(self, items: Sequence[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """As `TaskStore.create_many`."""
-        return await self._run(tasks.create_many, GUARDED, False, items)
+        return await self._run(tasks.create_many, BATCH_GUARDED, items)
 
     async def get(self, task_id: str) -> Task:
         """As `TaskStore.get`."""
-        return await self._run(tasks.get, REPEATABLE, True, task_id)
+        return await self._run(tasks.get, READ, task_id)
 
     async def list(self, query: TaskQuery = TaskQuery()) -> TaskPage:
         """As `TaskStore.list`."""
-        return await self._run(tasks.list_page, REPEATABLE, True, query)
+        return await self._run(tasks.list_page, READ, query)
 
     async def replace(self, task_id: str, spec: TaskSpec, *, expected_version: int) -> Task:
         """As `TaskStore.replace`."""
-        return await self._run(tasks.replace, GUARDED, True, task_id, spec, expected=expected_version)
+        return await self._run(tasks.replace, WRITE_GUARDED, task_id, spec, expected=expected_version)
 
     async def update(self, task_id: str, change: Callable[[TaskSpec], TaskSpec]) -> Task:
         """As `TaskStore.update`."""
         for failures in range(1, UPDATE_ATTEMPTS + 1):
             task = await self.get(task_id)
             try:
-                return await self.replace(
-                    task_id, change(task.spec), expected_version=task.metadata.resource_version
-                )
+                return await self.replace(task_id, change(task.spec), expected_version=task.metadata.resource_version)
             except VersionConflict:
                 if failures == UPDATE_ATTEMPTS:
                     raise
@@ -404,16 +413,16 @@ class AsyncTaskStore:
 
     async def cancel(self, task_id: str) -> Task:
         """As `TaskStore.cancel`."""
-        return await self._run(tasks.cancel, REPEATABLE, True, task_id)
+        return await self._run(tasks.cancel, WRITE, task_id)
 
     async def delete(self, task_id: str, *, expected_version: int | None = None) -> bool:
         """As `TaskStore.delete`."""
-        effect = REPEATABLE if expected_version is None else GUARDED
-        return await self._run(tasks.delete, effect, True, task_id, expected=expected_version)
+        mode = WRITE if expected_version is None else WRITE_GUARDED
+        return await self._run(tasks.delete, mode, task_id, expected=expected_version)
 
     async def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """As `TaskStore.runs`."""
-        return await self._run(tasks.runs, REPEATABLE, True, task_id, limit=limit)
+        return await self._run(tasks.runs, READ, task_id, limit=limit)
 
     # --- agents and attempts ---
 
@@ -426,25 +435,23 @@ class AsyncTaskStore:
         lease: timedelta = DEFAULT_LEASE,
     ) -> Agent:
         """As `TaskStore.register`."""
-        return await self._run(
-            agents.register, REPEATABLE, True, agent_id, kinds=kinds, labels=labels, lease=lease
-        )
+        return await self._run(agents.register, WRITE, agent_id, kinds=kinds, labels=labels, lease=lease)
 
     async def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
         """As `TaskStore.heartbeat`."""
-        return await self._run(agents.heartbeat, REPEATABLE, True, agent)
+        return await self._run(agents.heartbeat, WRITE, agent)
 
     async def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
         """As `TaskStore.claim`."""
-        return await self._run(attempts.claim, ONCE, False, agent, limit=limit)
+        return await self._run(attempts.claim, BATCH_ONCE, agent, limit=limit)
 
     async def held(self, agent: Agent) -> Sequence[Claim]:
         """As `TaskStore.held`."""
-        return await self._run(attempts.held, REPEATABLE, True, agent)
+        return await self._run(attempts.held, READ, agent)
 
     async def start(self, task_id: str, agent: Agent | None = None) -> Claim:
         """As `TaskStore.start`."""
-        return await self._run(attempts.start, GUARDED, True, task_id, agent)
+        return await self._run(attempts.start, WRITE_GUARDED, task_id, agent)
 
     async def finish(self, claim: Claim, outcome: Outcome) -> None:
         """As `TaskStore.finish`."""
@@ -454,12 +461,12 @@ class AsyncTaskStore:
 
     async def finish_many(self, results: Sequence[tuple[Claim, Outcome]]) -> Sequence[LeaseLost | None]:
         """As `TaskStore.finish_many`."""
-        return await self._run(attempts.finish_many, REPEATABLE, False, results)
+        return await self._run(attempts.finish_many, BATCH, results)
 
     async def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """As `TaskStore.reap`."""
-        return await self._run(attempts.reap, REPEATABLE, False, limit=limit, grace=grace)
+        return await self._run(attempts.reap, BATCH, limit=limit, grace=grace)
 
     async def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """As `TaskStore.sign_off`."""
-        return await self._run(attempts.sign_off, REPEATABLE, False, agent)
+        return await self._run(attempts.sign_off, BATCH, agent)

@@ -39,9 +39,7 @@ def resolve_url(url: str | URL | None = None) -> URL:
         parsed = make_url(given)
     except ArgumentError:
         # Without the text: it may hold a password.
-        raise StoreUnavailable(
-            "the database URL is malformed; expected postgresql://user@host:port/name"
-        ) from None
+        raise StoreUnavailable("the database URL is malformed; expected postgresql://user@host:port/name") from None
     if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         return parsed.set(drivername="postgresql+psycopg")
     raise StoreUnavailable(f"a database URL starts with postgresql://, not {parsed.drivername}://")

@@ -56,7 +56,7 @@ def pytest_unconfigure() -> None:
 def _execute(url: str, statement: str) -> None:
     parsed = make_url(url).set(drivername="postgresql")
     with psycopg.connect(parsed.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(statement)  # type: ignore[arg-type]  # names made here, not given
+        connection.execute(statement)
 
 
 def _database(url: str, name: str) -> str:

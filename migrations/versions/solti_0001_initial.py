@@ -1,161 +1,171 @@
-"""initial
+"""The registry: tasks and their status, runs, events, agents, routes.
+
+What each table is for, and why they are apart, stands in `solti_store/sql/tables.py` and docs/schema.md.
 
 Revision: solti_0001
-Revises: 
+Revises:
 """
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
 
-from solti_store.sql.types import Xid8
-revision = 'solti_0001'
+revision = "solti_0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-# One transaction a file. An index on a table that is in use is built inside
-# `with op.get_context().autocommit_block():` with `postgresql_concurrently=True`.
-# The environment sets lock_timeout: a statement that waits longer gives up, and the upgrade may be tried again.
+TABLES = (
+    """
+    CREATE TABLE solti.tasks (
+        seq         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_tasks PRIMARY KEY,
+        id          text COLLATE "C" NOT NULL CONSTRAINT uq_tasks_id UNIQUE,
+        generation  bigint NOT NULL DEFAULT 1,
+        created_at  timestamptz NOT NULL DEFAULT statement_timestamp(),
+        spec        jsonb NOT NULL,
+        slot        text COLLATE "C" GENERATED ALWAYS AS (spec ->> 'slot') STORED NOT NULL,
+        kind        text COLLATE "C" GENERATED ALWAYS AS (
+            CASE WHEN spec -> 'kind' ? 'subprocess' THEN 'subprocess'
+                 WHEN spec -> 'kind' ? 'container' THEN 'container'
+                 WHEN spec -> 'kind' ? 'wasm' THEN 'wasm'
+                 WHEN spec -> 'kind' ? 'embedded' THEN 'embedded'
+            END) STORED NOT NULL,
+        labels      jsonb GENERATED ALWAYS AS (COALESCE(spec -> 'labels', '{}')) STORED NOT NULL,
+        CONSTRAINT ck_tasks_id
+            CHECK (octet_length(id) <= 256 AND id ~ '^[A-Za-z0-9._-]+$' AND id NOT IN ('.', '..')),
+        CONSTRAINT ck_tasks_generation CHECK (generation >= 1),
+        CONSTRAINT ck_tasks_spec CHECK (jsonb_typeof(spec) = 'object'),
+        CONSTRAINT ck_tasks_slot
+            CHECK (octet_length(slot) <= 64 AND slot ~ '^[A-Za-z0-9._-]+$' AND slot NOT IN ('.', '..')),
+        CONSTRAINT ck_tasks_labels CHECK (jsonb_typeof(labels) = 'object'),
+        CONSTRAINT ck_tasks_timeout CHECK (COALESCE((spec -> 'timeout')::numeric > 0, false)),
+        CONSTRAINT ck_tasks_restart
+            CHECK (COALESCE(spec -> 'restart' ->> 'type' IN ('never', 'onFailure', 'always'), false)),
+        CONSTRAINT ck_tasks_backoff CHECK (COALESCE(
+            (spec -> 'backoff' -> 'firstMs')::numeric > 0
+            AND (spec -> 'backoff' -> 'maxMs')::numeric >= (spec -> 'backoff' -> 'firstMs')::numeric
+            AND (spec -> 'backoff' -> 'factor')::numeric >= 1
+            AND spec -> 'backoff' ->> 'jitter' IN ('full', 'none', 'equal', 'decorrelated'), false)),
+        CONSTRAINT ck_tasks_admission
+            CHECK (COALESCE(spec ->> 'admission' IN ('dropIfRunning', 'replace', 'queue'), false)),
+        CONSTRAINT ck_tasks_max_retries CHECK (COALESCE((spec -> 'maxRetries')::numeric >= 1, true))
+    )
+    """,
+    """
+    CREATE TABLE solti.task_status (
+        seq                  bigint CONSTRAINT pk_task_status PRIMARY KEY
+            CONSTRAINT fk_task_status_seq_tasks REFERENCES solti.tasks (seq) ON DELETE CASCADE,
+        resource_version     bigint NOT NULL DEFAULT 1,
+        updated_at           timestamptz NOT NULL,
+        phase                text COLLATE "C" NOT NULL,
+        attempt              bigint NOT NULL DEFAULT 0,
+        failures             bigint NOT NULL DEFAULT 0,
+        exit_code            integer,
+        error                text,
+        due_at               timestamptz,
+        route                uuid NOT NULL,
+        agent                bigint,
+        deadline             timestamptz,
+        cancel_requested_at  timestamptz,
+        CONSTRAINT ck_task_status_resource_version CHECK (resource_version >= 1),
+        CONSTRAINT ck_task_status_phase CHECK (phase IN
+            ('pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted')),
+        CONSTRAINT ck_task_status_attempt CHECK (attempt BETWEEN 0 AND 4294967295),
+        CONSTRAINT ck_task_status_failures CHECK (failures >= 0),
+        CONSTRAINT ck_task_status_started CHECK ((attempt = 0) = (phase = 'pending') OR phase = 'canceled'),
+        CONSTRAINT ck_task_status_deadline CHECK ((phase = 'running') = (deadline IS NOT NULL)),
+        CONSTRAINT ck_task_status_running
+            CHECK (phase = 'running' OR (agent IS NULL AND cancel_requested_at IS NULL)),
+        CONSTRAINT ck_task_status_due_at
+            CHECK (due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout'))
+    )
+    """,
+    """
+    CREATE TABLE solti.task_runs (
+        seq          bigint NOT NULL
+            CONSTRAINT fk_task_runs_seq_task_status REFERENCES solti.task_status (seq) ON DELETE CASCADE,
+        attempt      bigint NOT NULL,
+        phase        text COLLATE "C" NOT NULL,
+        started_at   timestamptz NOT NULL,
+        finished_at  timestamptz,
+        error        text,
+        exit_code    integer,
+        agent        bigint,
+        agent_id     text COLLATE "C",
+        CONSTRAINT pk_task_runs PRIMARY KEY (seq, attempt),
+        CONSTRAINT ck_task_runs_attempt CHECK (attempt BETWEEN 1 AND 4294967295),
+        CONSTRAINT ck_task_runs_phase
+            CHECK (phase IN ('running', 'succeeded', 'failed', 'timeout', 'canceled')),
+        CONSTRAINT ck_task_runs_finished_at CHECK ((phase = 'running') = (finished_at IS NULL))
+    )
+    """,
+    """
+    CREATE TABLE solti.task_events (
+        event             bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_task_events PRIMARY KEY,
+        xid               xid8 NOT NULL DEFAULT pg_current_xact_id(),
+        at                timestamptz NOT NULL,
+        seq               bigint NOT NULL,
+        id                text COLLATE "C" NOT NULL,
+        type              text COLLATE "C" NOT NULL,
+        resource_version  bigint NOT NULL,
+        phase             text COLLATE "C" NOT NULL,
+        attempt           bigint NOT NULL,
+        detail            jsonb,
+        CONSTRAINT ck_task_events_type CHECK (type IN
+            ('created', 'specChanged', 'started', 'finished', 'cancelRequested', 'refused', 'deleted')),
+        CONSTRAINT ck_task_events_phase CHECK (phase IN
+            ('pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted'))
+    )
+    """,
+    """
+    CREATE TABLE solti.agents (
+        seq            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_agents PRIMARY KEY,
+        id             text COLLATE "C" NOT NULL,
+        labels         jsonb NOT NULL,
+        kinds          text COLLATE "C"[] NOT NULL,
+        state          text COLLATE "C" NOT NULL,
+        lease          interval NOT NULL,
+        registered_at  timestamptz NOT NULL,
+        heartbeat_at   timestamptz NOT NULL,
+        expires_at     timestamptz NOT NULL,
+        closed_at      timestamptz,
+        CONSTRAINT ck_agents_id
+            CHECK (octet_length(id) <= 128 AND id ~ '^[A-Za-z0-9._-]+$' AND id NOT IN ('.', '..')),
+        CONSTRAINT ck_agents_labels CHECK (jsonb_typeof(labels) = 'object'),
+        CONSTRAINT ck_agents_lease CHECK (lease > interval '0'),
+        CONSTRAINT ck_agents_state CHECK (state IN ('active', 'stopped', 'lost')),
+        CONSTRAINT ck_agents_closed_at CHECK ((state = 'active') = (closed_at IS NULL))
+    )
+    """,
+    """
+    CREATE TABLE solti.routes (
+        id        uuid CONSTRAINT pk_routes PRIMARY KEY,
+        kind      text COLLATE "C" NOT NULL,
+        selector  jsonb NOT NULL,
+        CONSTRAINT ck_routes_kind CHECK (kind IN ('subprocess', 'wasm', 'container', 'embedded')),
+        CONSTRAINT ck_routes_selector CHECK (jsonb_typeof(selector) = 'object')
+    )
+    """,
+)
+
+# The tables are new and empty, so their indexes are built in the same transaction.
+INDEXES = (
+    "CREATE INDEX ix_tasks_slot_seq ON solti.tasks (slot, seq)",
+    "CREATE INDEX ix_tasks_kind_seq ON solti.tasks (kind, seq)",
+    "CREATE INDEX ix_task_status_claim ON solti.task_status (route, due_at, seq) WHERE due_at IS NOT NULL",
+    "CREATE INDEX ix_task_status_running ON solti.task_status (agent, deadline) WHERE deadline IS NOT NULL",
+    "CREATE INDEX ix_task_status_phase_seq ON solti.task_status (phase, seq)",
+    "CREATE INDEX ix_agents_expires_at ON solti.agents (expires_at) WHERE closed_at IS NULL",
+)
 
 
 def upgrade() -> None:
-    """Move the schema one step forward."""
-    # ### commands auto generated by Alembic - please adjust! ###
-    op.create_table('agents',
-    sa.Column('seq', sa.BigInteger(), sa.Identity(always=True), nullable=False),
-    sa.Column('id', sa.Text(collation='C'), nullable=False),
-    sa.Column('labels', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-    sa.Column('kinds', postgresql.ARRAY(sa.Text(collation='C')), nullable=False),
-    sa.Column('state', sa.Text(collation='C'), nullable=False),
-    sa.Column('lease', sa.Interval(), nullable=False),
-    sa.Column('registered_at', sa.DateTime(timezone=True), nullable=False),
-    sa.Column('heartbeat_at', sa.DateTime(timezone=True), nullable=False),
-    sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
-    sa.Column('closed_at', sa.DateTime(timezone=True), nullable=True),
-    sa.CheckConstraint("(state = 'active') = (closed_at IS NULL)", name=op.f('ck_agents_closed_at')),
-    sa.CheckConstraint("octet_length(id) <= 128 AND id ~ '^[A-Za-z0-9._-]+$' AND id NOT IN ('.', '..')", name=op.f('ck_agents_id')),
-    sa.CheckConstraint("jsonb_typeof(labels) = 'object'", name=op.f('ck_agents_labels')),
-    sa.CheckConstraint("lease > interval '0'", name=op.f('ck_agents_lease')),
-    sa.CheckConstraint("state IN ('active', 'stopped', 'lost')", name=op.f('ck_agents_state')),
-    sa.PrimaryKeyConstraint('seq', name=op.f('pk_agents')),
-    schema='solti'
-    )
-    op.create_index('ix_agents_expires_at', 'agents', ['expires_at'], unique=False, schema='solti', postgresql_where=sa.text('closed_at IS NULL'))
-    op.create_table('routes',
-    sa.Column('id', sa.Uuid(), nullable=False),
-    sa.Column('kind', sa.Text(collation='C'), nullable=False),
-    sa.Column('selector', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-    sa.CheckConstraint("jsonb_typeof(selector) = 'object'", name=op.f('ck_routes_selector')),
-    sa.CheckConstraint("kind IN ('subprocess', 'wasm', 'container', 'embedded')", name=op.f('ck_routes_kind')),
-    sa.PrimaryKeyConstraint('id', name=op.f('pk_routes')),
-    schema='solti'
-    )
-    op.create_table('task_events',
-    sa.Column('event', sa.BigInteger(), sa.Identity(always=True), nullable=False),
-    sa.Column('xid', Xid8(), server_default=sa.text('pg_current_xact_id()'), nullable=False),
-    sa.Column('at', sa.DateTime(timezone=True), nullable=False),
-    sa.Column('seq', sa.BigInteger(), nullable=False),
-    sa.Column('id', sa.Text(collation='C'), nullable=False),
-    sa.Column('type', sa.Text(collation='C'), nullable=False),
-    sa.Column('resource_version', sa.BigInteger(), nullable=False),
-    sa.Column('phase', sa.Text(collation='C'), nullable=False),
-    sa.Column('attempt', sa.BigInteger(), nullable=False),
-    sa.Column('detail', postgresql.JSONB(astext_type=sa.Text()), nullable=True),
-    sa.CheckConstraint("phase IN ('pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted')", name=op.f('ck_task_events_phase')),
-    sa.CheckConstraint("type IN ('created', 'specChanged', 'started', 'finished', 'cancelRequested', 'refused', 'deleted')", name=op.f('ck_task_events_type')),
-    sa.PrimaryKeyConstraint('event', name=op.f('pk_task_events')),
-    schema='solti'
-    )
-    op.create_table('tasks',
-    sa.Column('seq', sa.BigInteger(), sa.Identity(always=True), nullable=False),
-    sa.Column('id', sa.Text(collation='C'), nullable=False),
-    sa.Column('generation', sa.BigInteger(), server_default=sa.text('1'), nullable=False),
-    sa.Column('created_at', sa.DateTime(timezone=True), server_default=sa.text('statement_timestamp()'), nullable=False),
-    sa.Column('spec', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-    sa.Column('slot', sa.Text(collation='C'), sa.Computed("(spec ->> 'slot')", persisted=True), nullable=False),
-    sa.Column('kind', sa.Text(collation='C'), sa.Computed("CASE WHEN spec -> 'kind'::text ? 'subprocess'::text THEN 'subprocess'::text WHEN spec -> 'kind'::text ? 'container'::text THEN 'container'::text WHEN spec -> 'kind'::text ? 'wasm'::text THEN 'wasm'::text WHEN spec -> 'kind'::text ? 'embedded'::text THEN 'embedded'::text ELSE NULL::text END", persisted=True), nullable=False),
-    sa.Column('labels', postgresql.JSONB(astext_type=sa.Text()), sa.Computed("COALESCE(spec -> 'labels', '{}')", persisted=True), nullable=False),
-    sa.CheckConstraint("COALESCE((spec -> 'backoff' -> 'firstMs')::numeric > 0 AND (spec -> 'backoff' -> 'maxMs')::numeric >= (spec -> 'backoff' -> 'firstMs')::numeric AND (spec -> 'backoff' -> 'factor')::numeric >= 1 AND spec -> 'backoff' ->> 'jitter' IN ('full', 'none', 'equal', 'decorrelated'), false)", name=op.f('ck_tasks_backoff')),
-    sa.CheckConstraint("COALESCE((spec -> 'maxRetries')::numeric >= 1, true)", name=op.f('ck_tasks_max_retries')),
-    sa.CheckConstraint("COALESCE((spec -> 'timeout')::numeric > 0, false)", name=op.f('ck_tasks_timeout')),
-    sa.CheckConstraint("COALESCE(spec -> 'restart' ->> 'type' IN ('never', 'onFailure', 'always'), false)", name=op.f('ck_tasks_restart')),
-    sa.CheckConstraint("COALESCE(spec ->> 'admission' IN ('dropIfRunning', 'replace', 'queue'), false)", name=op.f('ck_tasks_admission')),
-    sa.CheckConstraint("octet_length(id) <= 256 AND id ~ '^[A-Za-z0-9._-]+$' AND id NOT IN ('.', '..')", name=op.f('ck_tasks_id')),
-    sa.CheckConstraint("jsonb_typeof(labels) = 'object'", name=op.f('ck_tasks_labels')),
-    sa.CheckConstraint("jsonb_typeof(spec) = 'object'", name=op.f('ck_tasks_spec')),
-    sa.CheckConstraint("octet_length(slot) <= 64 AND slot ~ '^[A-Za-z0-9._-]+$' AND slot NOT IN ('.', '..')", name=op.f('ck_tasks_slot')),
-    sa.CheckConstraint('generation >= 1', name=op.f('ck_tasks_generation')),
-    sa.PrimaryKeyConstraint('seq', name=op.f('pk_tasks')),
-    sa.UniqueConstraint('id', name=op.f('uq_tasks_id')),
-    schema='solti'
-    )
-    op.create_index(op.f('ix_tasks_kind_seq'), 'tasks', ['kind', 'seq'], unique=False, schema='solti')
-    op.create_index(op.f('ix_tasks_slot_seq'), 'tasks', ['slot', 'seq'], unique=False, schema='solti')
-    op.create_table('task_status',
-    sa.Column('seq', sa.BigInteger(), autoincrement=False, nullable=False),
-    sa.Column('resource_version', sa.BigInteger(), server_default=sa.text('1'), nullable=False),
-    sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
-    sa.Column('phase', sa.Text(collation='C'), nullable=False),
-    sa.Column('attempt', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
-    sa.Column('failures', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
-    sa.Column('exit_code', sa.Integer(), nullable=True),
-    sa.Column('error', sa.Text(), nullable=True),
-    sa.Column('due_at', sa.DateTime(timezone=True), nullable=True),
-    sa.Column('route', sa.Uuid(), nullable=False),
-    sa.Column('agent', sa.BigInteger(), nullable=True),
-    sa.Column('deadline', sa.DateTime(timezone=True), nullable=True),
-    sa.Column('cancel_requested_at', sa.DateTime(timezone=True), nullable=True),
-    sa.CheckConstraint("(attempt = 0) = (phase = 'pending') OR phase = 'canceled'", name=op.f('ck_task_status_started')),
-    sa.CheckConstraint("(phase = 'running') = (deadline IS NOT NULL)", name=op.f('ck_task_status_deadline')),
-    sa.CheckConstraint("due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout')", name=op.f('ck_task_status_due_at')),
-    sa.CheckConstraint("phase = 'running' OR (agent IS NULL AND cancel_requested_at IS NULL)", name=op.f('ck_task_status_running')),
-    sa.CheckConstraint("phase IN ('pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted')", name=op.f('ck_task_status_phase')),
-    sa.CheckConstraint('attempt BETWEEN 0 AND 4294967295', name=op.f('ck_task_status_attempt')),
-    sa.CheckConstraint('failures >= 0', name=op.f('ck_task_status_failures')),
-    sa.CheckConstraint('resource_version >= 1', name=op.f('ck_task_status_resource_version')),
-    sa.ForeignKeyConstraint(['seq'], ['solti.tasks.seq'], name=op.f('fk_task_status_seq_tasks'), ondelete='CASCADE'),
-    sa.PrimaryKeyConstraint('seq', name=op.f('pk_task_status')),
-    schema='solti'
-    )
-    op.create_index('ix_task_status_claim', 'task_status', ['route', 'due_at', 'seq'], unique=False, schema='solti', postgresql_where=sa.text('due_at IS NOT NULL'))
-    op.create_index(op.f('ix_task_status_phase_seq'), 'task_status', ['phase', 'seq'], unique=False, schema='solti')
-    op.create_index('ix_task_status_running', 'task_status', ['agent', 'deadline'], unique=False, schema='solti', postgresql_where=sa.text('deadline IS NOT NULL'))
-    op.create_table('task_runs',
-    sa.Column('seq', sa.BigInteger(), autoincrement=False, nullable=False),
-    sa.Column('attempt', sa.BigInteger(), autoincrement=False, nullable=False),
-    sa.Column('phase', sa.Text(collation='C'), nullable=False),
-    sa.Column('started_at', sa.DateTime(timezone=True), nullable=False),
-    sa.Column('finished_at', sa.DateTime(timezone=True), nullable=True),
-    sa.Column('error', sa.Text(), nullable=True),
-    sa.Column('exit_code', sa.Integer(), nullable=True),
-    sa.Column('agent', sa.BigInteger(), nullable=True),
-    sa.Column('agent_id', sa.Text(collation='C'), nullable=True),
-    sa.CheckConstraint("(phase = 'running') = (finished_at IS NULL)", name=op.f('ck_task_runs_finished_at')),
-    sa.CheckConstraint("phase IN ('running', 'succeeded', 'failed', 'timeout', 'canceled')", name=op.f('ck_task_runs_phase')),
-    sa.CheckConstraint('attempt BETWEEN 1 AND 4294967295', name=op.f('ck_task_runs_attempt')),
-    sa.ForeignKeyConstraint(['seq'], ['solti.task_status.seq'], name=op.f('fk_task_runs_seq_task_status'), ondelete='CASCADE'),
-    sa.PrimaryKeyConstraint('seq', 'attempt', name=op.f('pk_task_runs')),
-    schema='solti'
-    )
-    # ### end Alembic commands ###
+    """Create every table."""
+    for statement in (*TABLES, *INDEXES):
+        op.execute(statement)
 
 
 def downgrade() -> None:
-    """Undo exactly what `upgrade` did."""
-    # ### commands auto generated by Alembic - please adjust! ###
-    op.drop_table('task_runs', schema='solti')
-    op.drop_index('ix_task_status_running', table_name='task_status', schema='solti', postgresql_where=sa.text('deadline IS NOT NULL'))
-    op.drop_index(op.f('ix_task_status_phase_seq'), table_name='task_status', schema='solti')
-    op.drop_index('ix_task_status_claim', table_name='task_status', schema='solti', postgresql_where=sa.text('due_at IS NOT NULL'))
-    op.drop_table('task_status', schema='solti')
-    op.drop_index(op.f('ix_tasks_slot_seq'), table_name='tasks', schema='solti')
-    op.drop_index(op.f('ix_tasks_kind_seq'), table_name='tasks', schema='solti')
-    op.drop_table('tasks', schema='solti')
-    op.drop_table('task_events', schema='solti')
-    op.drop_table('routes', schema='solti')
-    op.drop_index('ix_agents_expires_at', table_name='agents', schema='solti', postgresql_where=sa.text('closed_at IS NULL'))
-    op.drop_table('agents', schema='solti')
-    # ### end Alembic commands ###
+    """Drop every table, with all that is in them."""
+    for table in ("routes", "agents", "task_events", "task_runs", "task_status", "tasks"):
+        op.execute(f"DROP TABLE solti.{table}")

@@ -72,9 +72,7 @@ def register(
     if unknown := set(kinds).difference(TASK_KINDS):
         raise Invalid(f"invalid model: unknown kind {min(unknown)!r}", field="kinds")
     if not timedelta(0) < lease <= MAX_LEASE:
-        raise Invalid(
-            f"invalid model: lease must be positive and at most {MAX_LEASE}, got {lease}", field="lease"
-        )
+        raise Invalid(f"invalid model: lease must be positive and at most {MAX_LEASE}, got {lease}", field="lease")
     seq = conn.execute(
         sql.REGISTER,
         {

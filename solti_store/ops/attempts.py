@@ -18,7 +18,7 @@ from solti_store.sql import agents as agents_sql
 from solti_store.sql import attempts as sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import datetime, timedelta
 
     from sqlalchemy import Connection, Row
@@ -116,9 +116,7 @@ def finish_many(
     return answers
 
 
-def _close(
-    conn: Connection, done: Iterable[tuple[Row[Any], Outcome]], now: datetime | None
-) -> list[restart.Next]:
+def _close(conn: Connection, done: Iterable[tuple[Row[Any], Outcome]], now: datetime | None) -> list[restart.Next]:
     """Close running attempts whose status rows are locked; what follows each."""
     pairs = list(done)
     followed = [
@@ -154,9 +152,7 @@ def _close(
     return followed
 
 
-def _refuse(
-    conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: datetime | None
-) -> list[LeaseLost | None]:
+def _refuse(conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: datetime | None) -> list[LeaseLost | None]:
     """Judge late writes: None for one that repeats what is on record, else the refusal, left in the events too.
 
     Read in a statement of its own. The row lock may have been waited for, and what a statement that waited
@@ -177,9 +173,7 @@ def _refuse(
             refusals.append(None)
             continue
         refusals.append(
-            LeaseLost(
-                claim.task_id, attempt=claim.attempt, current_attempt=row.current_attempt, holder=row.holder
-            )
+            LeaseLost(claim.task_id, attempt=claim.attempt, current_attempt=row.current_attempt, holder=row.holder)
         )
         if row.current_attempt is not None:
             note = {"attempt": claim.attempt, "outcome": outcome.phase, "exitCode": outcome.exit_code}
@@ -206,9 +200,7 @@ def sign_off(conn: Connection, agent: Agent, *, now: datetime | None = None) -> 
     return _close_agents(conn, closed, "agent {} signed off", now)
 
 
-def _close_agents(
-    conn: Connection, closed: Sequence[Row[Any]], error: str, now: datetime | None
-) -> list[Reaped]:
+def _close_agents(conn: Connection, closed: Sequence[Row[Any]], error: str, now: datetime | None) -> list[Reaped]:
     if not closed:
         return []
     names = {row.seq: row.id for row in closed}

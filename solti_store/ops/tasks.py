@@ -50,9 +50,7 @@ def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | No
     return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
 
 
-def create_many(
-    conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, now: datetime | None = None
-) -> list[Task]:
+def create_many(conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, now: datetime | None = None) -> list[Task]:
     """Create all of `tasks`, in this order, or none of them."""
     ids = [TaskId(task_id) for task_id, _ in tasks]
     _refuse_repeats(ids)
@@ -136,9 +134,7 @@ def list_page(conn: Connection, query: TaskQuery) -> TaskPage:
     )
 
 
-def replace(
-    conn: Connection, task_id: str, spec: TaskSpec, *, expected: int, now: datetime | None = None
-) -> Task:
+def replace(conn: Connection, task_id: str, spec: TaskSpec, *, expected: int, now: datetime | None = None) -> Task:
     """Replace the spec of the task at version `expected`; the same spec again changes nothing."""
     checked = TaskId(task_id)
     route = route_of(spec)
@@ -179,9 +175,7 @@ def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Ta
     return get(conn, checked)
 
 
-def delete(
-    conn: Connection, task_id: str, *, expected: int | None = None, now: datetime | None = None
-) -> bool:
+def delete(conn: Connection, task_id: str, *, expected: int | None = None, now: datetime | None = None) -> bool:
     """Delete a task and its runs; whether there was one."""
     checked = TaskId(task_id)
     at = None if expected is None else _version(expected)

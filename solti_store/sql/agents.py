@@ -87,10 +87,7 @@ CLOSE_EXPIRED = (
 )
 
 _leaving = (
-    select(agents.c.seq)
-    .where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
-    .with_for_update()
-    .cte("leaving")
+    select(agents.c.seq).where(agents.c.seq == _agent, agents.c.closed_at.is_(None)).with_for_update().cte("leaving")
 )
 CLOSE_AGENT = (
     update(agents)

@@ -124,9 +124,7 @@ def _start(picked: CTE, holder: CTE | None) -> Select[Any]:
 
 _holder = HOLDER.cte("holder")
 
-_route = (
-    func.unnest(array_param("routes", "uuid")).table_valued(column("id", Uuid), name="mine").render_derived()
-)
+_route = func.unnest(array_param("routes", "uuid")).table_valued(column("id", Uuid), name="mine").render_derived()
 _due = (task_status.c.due_at.is_not(None), task_status.c.due_at <= NOW)
 _oldest = (
     select(task_status.c.due_at)
@@ -137,13 +135,7 @@ _oldest = (
 )
 # The oldest of each route, merged: how many of the batch come from where. Looked at before anything is locked, for
 # a lock on `limit` rows of every route would keep from other workers what this one then leaves behind.
-_merged = (
-    select(_route.c.id.label("route"))
-    .join(_oldest, true())
-    .order_by(_oldest.c.due_at)
-    .limit(_limit)
-    .subquery()
-)
+_merged = select(_route.c.id.label("route")).join(_oldest, true()).order_by(_oldest.c.due_at).limit(_limit).subquery()
 _share = select(_merged.c.route, func.count().label("share")).group_by(_merged.c.route).cte("share")
 _free = (
     select(task_status.c.seq, task_status.c.due_at)
@@ -202,9 +194,7 @@ LOCK = (
 
 #: Locks what the closed `agents` still run.
 LOCK_OF_AGENTS = (
-    _locked.where(
-        task_status.c.agent == func.any(array_param("agents", "bigint")), task_status.c.deadline.is_not(None)
-    )
+    _locked.where(task_status.c.agent == func.any(array_param("agents", "bigint")), task_status.c.deadline.is_not(None))
     .order_by(task_status.c.seq)
     .with_for_update(of=task_status)
 )
@@ -351,9 +341,7 @@ INSERT_REFUSED = insert(task_events).from_select(
         task_status.c.attempt,
         cast(_refused.c.detail, JSONB),
     ).select_from(
-        _refused.join(task_status, task_status.c.seq == _refused.c.seq).join(
-            tasks, tasks.c.seq == _refused.c.seq
-        )
+        _refused.join(task_status, task_status.c.seq == _refused.c.seq).join(tasks, tasks.c.seq == _refused.c.seq)
     ),
 )
 
@@ -369,9 +357,7 @@ SELECT_HELD = (
     )
     .join_from(task_status, tasks, tasks.c.seq == task_status.c.seq)
     .join(task_runs, (task_runs.c.seq == task_status.c.seq) & (task_runs.c.attempt == task_status.c.attempt))
-    .where(
-        task_status.c.agent == bindparam("agent_seq", type_=BigInteger()), task_status.c.deadline.is_not(None)
-    )
+    .where(task_status.c.agent == bindparam("agent_seq", type_=BigInteger()), task_status.c.deadline.is_not(None))
     .order_by(task_status.c.seq)
 )
 

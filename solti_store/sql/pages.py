@@ -6,7 +6,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import BigInteger, Text, bindparam, column, func, select
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from solti_store.sql.tables import task_status, tasks
 from solti_store.sql.tasks import TASK_COLUMNS
@@ -59,7 +58,5 @@ def page(*, phases: bool, slot: bool, kind: bool) -> Select[Any]:
 @cache
 def total(*, phases: bool, slot: bool, kind: bool) -> Select[Any]:
     """How many tasks meet the filters; counts them all."""
-    statement = (
-        select(func.count()).select_from(_task if phases else tasks).where(*_filters(slot=slot, kind=kind))
-    )
+    statement = select(func.count()).select_from(_task if phases else tasks).where(*_filters(slot=slot, kind=kind))
     return statement.where(task_status.c.phase == func.any(_phases)) if phases else statement

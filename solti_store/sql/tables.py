@@ -61,10 +61,7 @@ U32_MAX = 4294967295
 
 def identity(column: str, max_bytes: int) -> str:
     """The CHECK of an identity (slot, task id, agent id)."""
-    return (
-        f"octet_length({column}) <= {max_bytes} AND {column} ~ '^[A-Za-z0-9._-]+$'"
-        f" AND {column} NOT IN ('.', '..')"
-    )
+    return f"octet_length({column}) <= {max_bytes} AND {column} ~ '^[A-Za-z0-9._-]+$' AND {column} NOT IN ('.', '..')"
 
 
 tasks = Table(
@@ -116,9 +113,7 @@ tasks = Table(
         " AND spec -> 'backoff' ->> 'jitter' IN ('full', 'none', 'equal', 'decorrelated'), false)",
         name="backoff",
     ),
-    CheckConstraint(
-        "COALESCE(spec ->> 'admission' IN ('dropIfRunning', 'replace', 'queue'), false)", name="admission"
-    ),
+    CheckConstraint("COALESCE(spec ->> 'admission' IN ('dropIfRunning', 'replace', 'queue'), false)", name="admission"),
     CheckConstraint("COALESCE((spec -> 'maxRetries')::numeric >= 1, true)", name="max_retries"),
     Index(None, "slot", "seq"),
     Index(None, "kind", "seq"),
@@ -158,9 +153,7 @@ task_status = Table(
     CheckConstraint("(attempt = 0) = (phase = 'pending') OR phase = 'canceled'", name="started"),
     CheckConstraint("(phase = 'running') = (deadline IS NOT NULL)", name="deadline"),
     CheckConstraint("phase = 'running' OR (agent IS NULL AND cancel_requested_at IS NULL)", name="running"),
-    CheckConstraint(
-        "due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout')", name="due_at"
-    ),
+    CheckConstraint("due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout')", name="due_at"),
     Index("ix_task_status_claim", "route", "due_at", "seq", postgresql_where=text("due_at IS NOT NULL")),
     Index("ix_task_status_running", "agent", "deadline", postgresql_where=text("deadline IS NOT NULL")),
     Index(None, "phase", "seq"),

@@ -65,10 +65,7 @@ _ids = array_param("ids", "text")
 
 #: Of `ids`, the first in the order given that exists.
 SELECT_TAKEN = (
-    select(tasks.c.id)
-    .where(tasks.c.id == func.any(_ids))
-    .order_by(func.array_position(_ids, tasks.c.id))
-    .limit(1)
+    select(tasks.c.id).where(tasks.c.id == func.any(_ids)).order_by(func.array_position(_ids, tasks.c.id)).limit(1)
 )
 
 
@@ -168,9 +165,7 @@ INSERT_MANY = _insert(
     insert(routes)
     .from_select(
         ["id", "kind", "selector"],
-        select(
-            _given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type)
-        )
+        select(_given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type))
         # One order for everybody: two batches that bring the same new routes never deadlock.
         .order_by(_given_routes.c.id),
     )

@@ -1,4 +1,4 @@
-from solti_store import TaskStore, TaskSpec, Subprocess
+from solti_store import Subprocess, TaskSpec, TaskStore
 
 
 def test_each_test_has_a_migrated_database_of_its_own(database_url: str) -> None:
