@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 from operator import is_, not_
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeVar, dataclass_transform
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -44,6 +44,9 @@ def python_default(value: T) -> T:
     return field  # type: ignore[no-any-return]
 
 
+# pydantic's metaclass carries this decorator, but type checkers do not look for it above a derived one.
+# Frozen by default, since they do not read `model_config` either.
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 class _ValueMeta(ModelMetaclass):
     """Guards construction: fills Python-only defaults, refuses unknown names, translates errors.
 
@@ -87,7 +90,7 @@ class Value(BaseModel, metaclass=_ValueMeta):
     def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
         """Collect the defaults that only the Python constructor has, and the wire names for errors."""
         super().__pydantic_init_subclass__(**kwargs)
-        cls._wire_names = {name: field.alias or name for name, field in cls.model_fields.items()}
+        cls._wire_names = {name: field.serialization_alias or name for name, field in cls.model_fields.items()}
         cls._python_defaults = {
             name: mark.value
             for name, field in cls.model_fields.items()
@@ -112,7 +115,7 @@ class Value(BaseModel, metaclass=_ValueMeta):
             raise translate(error, data) from None
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: dict[str, Any]) -> Self:
         """Read a decoded JSON document (wire names), under the rules of `from_json`.
 
         Raises:

@@ -36,7 +36,7 @@ class Rank(IntEnum):
     SELECTOR = 5
 
 
-class BrokenRule(ValueError):  # noqa: N818 - internal; a caller sees `Invalid`
+class BrokenRule(ValueError):
     """What a validator raises inside pydantic, to be translated at the edge.
 
     Args:

@@ -97,7 +97,7 @@ class Subprocess(Value, extra="forbid"):
 
     name: ClassVar[Literal["subprocess"]] = "subprocess"
 
-    spec: SubprocessSpec = Field(alias="subprocess")
+    spec: SubprocessSpec = Field(validation_alias="subprocess", serialization_alias="subprocess")
 
     @classmethod
     def command(
@@ -122,9 +122,7 @@ class Subprocess(Value, extra="forbid"):
             Invalid: The program is blank, or a string holds NUL or a lone surrogate.
         """
         mode = Command(command=program, args=args)
-        return cls(
-            spec=SubprocessSpec(mode=mode, env=TaskEnv(env), cwd=cwd, fail_on_non_zero=fail_on_non_zero)
-        )
+        return cls(spec=SubprocessSpec(mode=mode, env=TaskEnv(env), cwd=cwd, fail_on_non_zero=fail_on_non_zero))
 
     @classmethod
     def script(
@@ -151,9 +149,7 @@ class Subprocess(Value, extra="forbid"):
             Invalid: The script is empty or too long, or a string holds NUL or a lone surrogate.
         """
         mode = Script.of(runtime, text, *args)
-        return cls(
-            spec=SubprocessSpec(mode=mode, env=TaskEnv(env), cwd=cwd, fail_on_non_zero=fail_on_non_zero)
-        )
+        return cls(spec=SubprocessSpec(mode=mode, env=TaskEnv(env), cwd=cwd, fail_on_non_zero=fail_on_non_zero))
 
 
 class Wasm(Value, extra="forbid"):
@@ -161,7 +157,7 @@ class Wasm(Value, extra="forbid"):
 
     name: ClassVar[Literal["wasm"]] = "wasm"
 
-    spec: WasmSpec = Field(alias="wasm")
+    spec: WasmSpec = Field(validation_alias="wasm", serialization_alias="wasm")
 
     @classmethod
     def module(cls, path: str, /, *args: str, env: Mapping[str, str] | TaskEnv = _NO_ENV) -> Self:
@@ -183,7 +179,7 @@ class Container(Value, extra="forbid"):
 
     name: ClassVar[Literal["container"]] = "container"
 
-    spec: ContainerSpec = Field(alias="container")
+    spec: ContainerSpec = Field(validation_alias="container", serialization_alias="container")
 
     @classmethod
     def image(

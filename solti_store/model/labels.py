@@ -81,7 +81,5 @@ class Labels(Mapping[str, str]):
             python_schema=core_schema.no_info_wrap_validator_function(
                 lambda value, check: value if isinstance(value, Labels) else check(value), document
             ),
-            serialization=core_schema.plain_serializer_function_ser_schema(
-                attrgetter("_pairs"), return_schema=pairs
-            ),
+            serialization=core_schema.plain_serializer_function_ser_schema(attrgetter("_pairs"), return_schema=pairs),
         )

@@ -89,9 +89,7 @@ class RestartPolicy(Value):
 
     @field_validator("interval_ms", mode="wrap")
     @classmethod
-    def _belongs_to_always(
-        cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> int | None:
+    def _belongs_to_always(cls, value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> int | None:
         # To the other types of a document it is an unknown key, to be ignored whatever it holds.
         # Runs only when the key is there, so the common document does not pay for it.
         interval: int | None = check(value) if info.data.get("type") == "always" else None

@@ -88,9 +88,7 @@ class _Identity(str):
         if (forbidden := _FORBIDDEN.search(data)) is None:
             return f"{cls._what} cannot be '.' or '..'"
         at = forbidden.start()
-        return (
-            f"{cls._what} contains forbidden byte 0x{data[at]:02X} at position {at} (allowed: [A-Za-z0-9._-])"
-        )
+        return f"{cls._what} contains forbidden byte 0x{data[at]:02X} at position {at} (allowed: [A-Za-z0-9._-])"
 
     @classmethod
     def _from_document(cls, value: str) -> Self:
@@ -100,9 +98,7 @@ class _Identity(str):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(
-            cls._from_document, core_schema.str_schema(strict=True)
-        )
+        return core_schema.no_info_after_validator_function(cls._from_document, core_schema.str_schema(strict=True))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str.__repr__(self)})"

@@ -95,18 +95,14 @@ def _decode(body: str) -> str:
     # The size follows from the length, so an oversized body is refused before it is decoded.
     size = len(body) * 3 // 4 - body[-2:].count("=")
     if size > MAX_SCRIPT_BODY_BYTES:
-        raise BrokenRule(
-            f"script body is {size} bytes decoded, maximum allowed is {MAX_SCRIPT_BODY_BYTES}", Rank.KIND
-        )
+        raise BrokenRule(f"script body is {size} bytes decoded, maximum allowed is {MAX_SCRIPT_BODY_BYTES}", Rank.KIND)
     try:
         data = binascii.a2b_base64(body, strict_mode=True)
     except ValueError as error:  # binascii.Error, or text that is not ASCII
         raise BrokenRule(f"invalid base64 body: {str(error).lower()}", Rank.KIND) from None
     # binascii takes an unused bit that is set in the last symbol, and surplus padding; but one script
     # has one body. With the length right, only the last group can differ.
-    if len(body) != (len(data) + 2) // 3 * 4 or not body.endswith(
-        b64encode(data[-(len(data) % 3 or 3) :]).decode()
-    ):
+    if len(body) != (len(data) + 2) // 3 * 4 or not body.endswith(b64encode(data[-(len(data) % 3 or 3) :]).decode()):
         raise BrokenRule("invalid base64 body: the last symbol or the padding is not canonical", Rank.KIND)
     try:
         return data.decode()
@@ -139,9 +135,7 @@ class _RuntimeDocument:
         document = core_schema.tagged_union_schema(
             {
                 tags["named"]: named,
-                tags["wrapped"]: core_schema.no_info_after_validator_function(
-                    lambda found: found["custom"], wrapped
-                ),
+                tags["wrapped"]: core_schema.no_info_after_validator_function(lambda found: found["custom"], wrapped),
                 tags["value"]: custom,
             },
             discriminator=tag_of,
@@ -180,9 +174,7 @@ class Script(Value):
         try:
             data = text.encode()
         except UnicodeEncodeError:
-            raise invalid(
-                f"script body must not contain a lone surrogate, got {shown(text)}", "body"
-            ) from None
+            raise invalid(f"script body must not contain a lone surrogate, got {shown(text)}", "body") from None
         return cls(runtime=runtime, body=b64encode(data).decode(), args=args)
 
     @property
