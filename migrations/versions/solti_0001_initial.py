@@ -122,7 +122,7 @@ TABLES = (
         seq            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_agents PRIMARY KEY,
         id             text COLLATE "C" NOT NULL,
         labels         jsonb NOT NULL,
-        kinds          text COLLATE "C"[] NOT NULL,
+        kinds          text[] COLLATE "C" NOT NULL,
         state          text COLLATE "C" NOT NULL,
         lease          interval NOT NULL,
         registered_at  timestamptz NOT NULL,
