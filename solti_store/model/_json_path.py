@@ -1,5 +1,6 @@
 """Where in a JSON text a parser gave up, as a path of keys and indexes."""
 
+import json
 import re
 from typing import NamedTuple, Self
 
@@ -68,6 +69,16 @@ def _path(head: bytes) -> list[str]:
             index = open_containers[-1]
             open_containers[-1] = index + 1 if isinstance(index, int) else None
         elif token[:1] == b'"' and open_containers[-1] is None:
-            open_containers[-1] = token.strip(b'"')
+            open_containers[-1] = token
     steps = [step for step in open_containers[:_MAX_STEPS] if step is not None]
-    return [step.decode(errors="replace") if isinstance(step, bytes) else str(step) for step in steps]
+    return [_key(step) if isinstance(step, bytes) else str(step) for step in steps]
+
+
+def _key(token: bytes) -> str:
+    # Python's parser, unlike the strict one, reads lone surrogates; they must not get into a message.
+    text = token.decode(errors="replace")
+    try:
+        key = str(json.loads(text, strict=False))
+    except ValueError:
+        key = text.strip('"')
+    return key.encode(errors="surrogatepass").decode(errors="replace")

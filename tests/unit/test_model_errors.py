@@ -224,12 +224,10 @@ def test_text_that_postgresql_cannot_store_is_refused_anywhere(
     document = put(document, path, bad)
     with pytest.raises(ModelError) as caught:
         Task.from_json(json.dumps(document))
-    # A key with a dot, quote or escape is written otherwise in the path of unparsable text.
-    if all(str(step).isalnum() for step in path):
-        assert caught.value.field == dotted(path)
+    assert caught.value.field == dotted(path)
     with pytest.raises(ModelError) as caught:
         Task.from_dict(document)
-    assert caught.value.field == dotted(path)[:199] + "…" * (len(dotted(path)) > 200)
+    assert caught.value.field == dotted(path)
 
 
 def _get(document: Any, path: Path) -> Any:
