@@ -7,9 +7,9 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from solti_store.errors import AgentLost, AlreadyRunning, Invalid, LeaseLost
-from solti_store.model import MAX_LIMIT, BackoffPolicy, RestartPolicy, TaskId, TaskPhase
-from solti_store.ops import rows
+from solti_store.errors import AgentLost, AlreadyRunning, LeaseLost
+from solti_store.model import BackoffPolicy, RestartPolicy, TaskId, TaskPhase
+from solti_store.ops import arguments, rows
 from solti_store.ops.agents import routes_of
 from solti_store.ops.tasks import get
 from solti_store.rules import restart
@@ -50,14 +50,13 @@ class Reaped:
 
 def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = None) -> list[Claim]:
     """Start up to `limit` due tasks that the agent may run, the longest due first."""
-    if limit < 1:
-        raise Invalid(f"invalid model: limit must be at least 1, got {limit}", field="limit")
+    most = arguments.limit(limit)
     found = conn.execute(
         sql.CLAIM,
         {
             "agent_seq": agent.seq,
             "routes": routes_of(conn, agent),
-            "limit": min(limit, MAX_LIMIT),
+            "limit": most,
             "now": now,
         },
     ).all()
@@ -188,9 +187,10 @@ def _refuse(conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: dateti
 
 def reap(conn: Connection, *, limit: int, grace: timedelta, now: datetime | None = None) -> list[Reaped]:
     """Close up to `limit` silent agents with all they run, and up to `limit` attempts long past their deadline."""
-    closed = conn.execute(agents_sql.CLOSE_EXPIRED, {"limit": limit, "now": now}).all()
+    most = arguments.limit(limit)
+    closed = conn.execute(agents_sql.CLOSE_EXPIRED, {"limit": most, "now": now}).all()
     return _close_agents(conn, closed, "lease expired: agent {} stopped reporting", now) + _close_overdue(
-        conn, limit, grace, now
+        conn, most, grace, now
     )
 
 

@@ -6,8 +6,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from solti_store.errors import AlreadyExists, Invalid, NotFound, VersionConflict
-from solti_store.model import MAX_LIMIT, TaskId, TaskPage, Timestamp
-from solti_store.ops import cursor, rows
+from solti_store.model import TaskId, TaskPage, Timestamp
+from solti_store.ops import arguments, cursor, rows
 from solti_store.rules.routing import route_of
 from solti_store.sql import pages
 from solti_store.sql import tasks as sql
@@ -26,8 +26,6 @@ __all__ = ["cancel", "create", "create_many", "delete", "get", "list_page", "rep
 # A batch goes out in pieces of at most so many rows and, roughly, bytes: the server holds a parameter whole.
 _PIECE_ROWS = 20_000
 _PIECE_BYTES = 32 * 1024 * 1024
-
-_VERSION_MAX = 2**63 - 1  # PostgreSQL's bigint
 
 
 def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | None = None) -> Task:
@@ -143,7 +141,7 @@ def replace(conn: Connection, task_id: str, spec: TaskSpec, *, expected: int, no
         {
             "task_id": checked,
             "task_spec": spec.to_json(),
-            "expected": _version(expected),
+            "expected": arguments.version(expected),
             "route_id": route.id,
             "task_kind": route.kind,
             "route_selector": route.selector,
@@ -159,15 +157,6 @@ def replace(conn: Connection, task_id: str, spec: TaskSpec, *, expected: int, no
     return current
 
 
-def _version(expected: int) -> int:
-    if isinstance(expected, bool) or not isinstance(expected, int) or not 1 <= expected <= _VERSION_MAX:
-        raise Invalid(
-            f"invalid model: expected version must be an integer from 1 to {_VERSION_MAX}, got {expected!r}",
-            field="expected",
-        )
-    return expected
-
-
 def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Task:
     """Cancel a task that is not running, ask for it if it is; of a final task, nothing."""
     checked = TaskId(task_id)
@@ -178,7 +167,7 @@ def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Ta
 def delete(conn: Connection, task_id: str, *, expected: int | None = None, now: datetime | None = None) -> bool:
     """Delete a task and its runs; whether there was one."""
     checked = TaskId(task_id)
-    at = None if expected is None else _version(expected)
+    at = None if expected is None else arguments.version(expected)
     if conn.execute(sql.DELETE, {"task_id": checked, "expected": at, "now": now}).one_or_none() is not None:
         return True
     if at is None:
@@ -188,10 +177,8 @@ def delete(conn: Connection, task_id: str, *, expected: int | None = None, now: 
 
 def runs(conn: Connection, task_id: str, *, limit: int) -> tuple[TaskRun, ...]:
     """The latest runs of a task, oldest of them first."""
-    if limit < 1:
-        raise Invalid(f"invalid model: limit must be at least 1, got {limit}", field="limit")
     checked = TaskId(task_id)
-    found = conn.execute(SELECT_RUNS, {"task_id": checked, "limit": min(limit, MAX_LIMIT)}).all()
+    found = conn.execute(SELECT_RUNS, {"task_id": checked, "limit": arguments.limit(limit)}).all()
     if not found:
         raise NotFound(checked)
     return tuple(rows.run(row) for row in found if row.attempt is not None)

@@ -1,0 +1,373 @@
+"""What both stores promise about agents and attempts, at the public API."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from support import retrying, selecting, spec
+
+from solti_store import (
+    AgentLost,
+    AlreadyRunning,
+    Invalid,
+    LeaseLost,
+    Outcome,
+    RestartPolicy,
+    RunnerSelector,
+    TaskPhase,
+    TaskStore,
+)
+from solti_store.model import BackoffPolicy, Embedded, JitterPolicy, SelectorRequirement, Timeout
+
+NONE = timedelta(0)
+# Over before the next statement begins, on any clock.
+INSTANT = timedelta(microseconds=1)
+
+
+def test_a_claim_starts_the_task_and_hands_over_all_it_takes(store: TaskStore) -> None:
+    agent = store.register("w")
+    task = store.create("a", spec(timeout=Timeout(1500)))
+    (claim,) = store.claim(agent, limit=5)
+    assert (claim.task_id, claim.attempt, claim.spec) == ("a", 1, task.spec)
+    assert claim.deadline - claim.started_at == timedelta(milliseconds=1500)
+    running = store.get("a")
+    assert (running.phase, running.status.attempt, running.metadata.resource_version) == (TaskPhase.RUNNING, 1, 2)
+    (run,) = store.runs("a")
+    assert (run.attempt, run.phase, run.agent, run.is_active) == (1, TaskPhase.RUNNING, "w", True)
+    assert store.claim(agent) == []
+    assert store.held(agent) == [claim]
+
+
+def test_claims_come_longest_due_first_and_never_more_than_asked(store: TaskStore) -> None:
+    agent = store.register("w")
+    store.create_many([(f"t-{n}", spec()) for n in range(5)])
+    assert [claim.task_id for claim in store.claim(agent, limit=2)] == ["t-0", "t-1"]
+    assert [claim.task_id for claim in store.claim(agent, limit=100)] == ["t-2", "t-3", "t-4"]
+
+
+def test_tasks_of_several_routes_are_merged_by_due_time(store: TaskStore) -> None:
+    agent = store.register("w", labels={"zone": "a", "gpu": "yes"})
+    selectors = [None, selecting(zone="a"), selecting(gpu="yes"), selecting(zone="b")]
+    for n in range(12):
+        store.create(f"t-{n:02}", spec(runner_selector=selectors[n % 4]))
+    mine = [f"t-{n:02}" for n in range(12) if n % 4 != 3]
+    assert [claim.task_id for claim in store.claim(agent, limit=5)] == mine[:5]
+    assert [claim.task_id for claim in store.claim(agent, limit=50)] == mine[5:]
+
+
+@pytest.mark.parametrize(
+    ("selector", "mine"),
+    [
+        (None, True),
+        (RunnerSelector(), True),
+        (selecting(zone="a"), True),
+        (selecting(zone="b"), False),
+        (RunnerSelector(match_expressions=(SelectorRequirement.not_in("zone", "b"),)), True),
+        (RunnerSelector(match_expressions=(SelectorRequirement.exists("gpu"),)), False),
+    ],
+)
+def test_a_task_goes_only_where_its_selector_matches(
+    store: TaskStore, selector: RunnerSelector | None, mine: bool
+) -> None:
+    agent = store.register("w", labels={"zone": "a"})
+    # The task's own labels play no part.
+    store.create("a", spec(runner_selector=selector, labels={"zone": "b", "gpu": "yes"}))
+    assert bool(store.claim(agent)) is mine
+
+
+def test_a_task_goes_only_where_its_kind_runs(store: TaskStore) -> None:
+    store.create("a", spec(kind=Embedded()))
+    assert store.claim(store.register("other", kinds=["subprocess", "wasm"])) == []
+    assert len(store.claim(store.register("w", kinds=["embedded"]))) == 1
+
+
+def test_a_new_selector_on_a_pending_task_reroutes_it(store: TaskStore) -> None:
+    agent = store.register("w", labels={"zone": "a"})
+    store.create("a", spec(runner_selector=selecting(zone="b")))
+    assert store.claim(agent) == []
+    store.replace("a", spec(runner_selector=selecting(zone="a")), expected_version=1)
+    assert len(store.claim(agent)) == 1
+
+
+# --- finishing ----------------------------------------------------------------------------------
+
+
+def test_success_is_final_and_closes_the_run(store: TaskStore) -> None:
+    store.create("a", spec())
+    store.finish(store.start("a"), Outcome.succeeded(0))
+    done = store.get("a")
+    assert (done.phase, done.status.exit_code, done.status.error) == (TaskPhase.SUCCEEDED, 0, None)
+    assert done.metadata.resource_version == 3
+    (run,) = store.runs("a")
+    assert (run.phase, run.exit_code, run.agent) == (TaskPhase.SUCCEEDED, 0, None)
+    assert run.finished_at is not None
+    assert run.finished_at >= run.started_at
+
+
+def test_the_same_outcome_again_is_silent_and_another_is_refused(store: TaskStore) -> None:
+    store.create("a", spec())
+    claim = store.start("a")
+    store.finish(claim, Outcome.failed("no", exit_code=1))
+    done = store.get("a")
+    store.finish(claim, Outcome.failed("no", exit_code=1))
+    for other in (Outcome.succeeded(0), Outcome.failed("no", exit_code=2), Outcome.failed("yes", exit_code=1)):
+        with pytest.raises(LeaseLost) as refusal:
+            store.finish(claim, other)
+        assert (refusal.value.attempt, refusal.value.current_attempt, refusal.value.holder) == (1, 1, None)
+    assert store.get("a") == done
+
+
+def test_a_late_finish_learns_who_holds_the_task_now(store: TaskStore) -> None:
+    store.create("a", retrying())
+    first = store.start("a")
+    store.finish(first, Outcome.failed("no"))
+    store.start("a", store.register("second"))
+    with pytest.raises(LeaseLost) as refusal:
+        store.finish(first, Outcome.succeeded())
+    assert (refusal.value.current_attempt, refusal.value.holder) == (2, "second")
+    # A repeat of what is on record stays silent, however long ago.
+    store.finish(first, Outcome.failed("no"))
+    assert store.get("a").phase is TaskPhase.RUNNING
+
+
+def test_nothing_of_an_old_incarnation_reaches_a_recreated_task(store: TaskStore) -> None:
+    store.create("a", spec())
+    old = store.start("a")
+    store.delete("a")
+    store.create("a", spec())
+    new = store.start("a")
+    assert (old.attempt, new.attempt) == (1, 1)
+    with pytest.raises(LeaseLost) as refusal:
+        store.finish(old, Outcome.succeeded())
+    assert refusal.value.current_attempt is None
+    assert store.get("a").phase is TaskPhase.RUNNING
+    store.finish(new, Outcome.succeeded())
+
+
+def test_a_batch_of_finishes_answers_each_in_its_place(store: TaskStore) -> None:
+    store.create_many([(f"t-{n}", spec()) for n in range(4)])
+    claims = [store.start(f"t-{n}") for n in range(4)]
+    store.finish(claims[1], Outcome.failed("before"))
+    store.delete("t-3")
+    answers = store.finish_many(
+        [
+            (claims[3], Outcome.succeeded()),
+            (claims[2], Outcome.succeeded(0)),
+            (claims[1], Outcome.succeeded()),
+            (claims[0], Outcome.failed("no")),
+            (claims[0], Outcome.failed("no")),
+            (claims[2], Outcome.failed("twice, differently")),
+        ]
+    )
+    assert [type(answer) for answer in answers] == [LeaseLost, type(None), LeaseLost] + [type(None)] * 2 + [LeaseLost]
+    assert [store.get(f"t-{n}").phase for n in range(3)] == [TaskPhase.FAILED, TaskPhase.FAILED, TaskPhase.SUCCEEDED]
+    assert store.finish_many([]) == []
+
+
+def test_failures_retry_until_the_streak_is_used_up(store: TaskStore) -> None:
+    store.create("a", retrying(max_retries=2))
+    agent = store.register("w")
+    phases = []
+    for _ in range(3):
+        while not (claims := store.claim(agent)):
+            pass  # due in a millisecond
+        store.finish(claims[0], Outcome.failed("no", exit_code=1))
+        phases.append(store.get("a").phase)
+    assert phases == [TaskPhase.FAILED, TaskPhase.FAILED, TaskPhase.EXHAUSTED]
+    runs = store.runs("a")
+    assert [(run.attempt, run.phase, run.error) for run in runs] == [(n, TaskPhase.FAILED, "no") for n in (1, 2, 3)]
+    assert store.get("a").status.error == "no"
+    assert store.claim(agent) == []
+
+
+def test_a_success_between_resets_the_streak_but_not_the_attempts(store: TaskStore) -> None:
+    store.create("a", retrying(max_retries=1).replace(restart=RestartPolicy.always(0)))
+    for outcome, phase in [
+        (Outcome.failed("no"), TaskPhase.FAILED),
+        (Outcome.succeeded(), TaskPhase.SUCCEEDED),
+        (Outcome.failed("no"), TaskPhase.FAILED),
+        (Outcome.failed("no"), TaskPhase.EXHAUSTED),
+    ]:
+        store.finish(store.start("a"), outcome)
+        assert store.get("a").phase is phase
+    assert [run.attempt for run in store.runs("a")] == [1, 2, 3, 4]
+
+
+def test_a_fatal_failure_is_never_retried(store: TaskStore) -> None:
+    store.create("a", retrying())
+    store.finish(store.start("a"), Outcome.failed("no such program", fatal=True))
+    assert store.claim(store.register("w")) == []
+    assert store.get("a").phase is TaskPhase.FAILED
+
+
+def test_a_periodic_task_is_due_again_after_its_interval(store: TaskStore) -> None:
+    agent = store.register("w")
+    store.create("now", spec(restart=RestartPolicy.always()))
+    store.create("later", spec(restart=RestartPolicy.always(3_600_000)))
+    store.finish_many([(claim, Outcome.succeeded()) for claim in store.claim(agent, limit=2)])
+    assert [claim.task_id for claim in store.claim(agent, limit=2)] == ["now"]
+    assert store.get("later").phase is TaskPhase.SUCCEEDED
+
+
+def test_waits_past_any_calendar_are_cut_not_refused(store: TaskStore) -> None:
+    longest = 2**64 - 1
+    store.create(
+        "a", retrying().replace(backoff=BackoffPolicy(first_ms=longest, max_ms=longest, jitter=JitterPolicy.NONE))
+    )
+    store.finish(store.start("a"), Outcome.failed("no"))
+    store.create("b", spec(restart=RestartPolicy.always(longest)))
+    store.finish(store.start("b"), Outcome.succeeded())
+    assert store.claim(store.register("w"), limit=2) == []
+
+
+@pytest.mark.parametrize("error", ["nul \x00", "surrogate \udcff"])
+def test_an_error_that_cannot_be_stored_is_invalid(error: str) -> None:
+    with pytest.raises(Invalid):
+        Outcome.failed(error)
+
+
+def test_cancellation_wins_over_a_retry_but_not_over_the_truth(store: TaskStore) -> None:
+    store.create("retry", retrying())
+    store.create("done", spec())
+    retry, done = store.start("retry"), store.start("done")
+    store.cancel("retry")
+    store.cancel("done")
+    store.finish(retry, Outcome.failed("no"))
+    store.finish(done, Outcome.succeeded(0))
+    assert store.get("retry").phase is TaskPhase.CANCELED
+    assert store.runs("retry")[0].phase is TaskPhase.FAILED
+    assert store.get("done").phase is TaskPhase.SUCCEEDED
+    assert store.claim(store.register("w"), limit=2) == []
+
+
+# --- starting by name ---------------------------------------------------------------------------
+
+
+def test_start_leads_out_of_every_phase_but_running(store: TaskStore) -> None:
+    store.create("a", spec())
+    ends = [Outcome.succeeded(1), Outcome.failed("no", exit_code=2), Outcome.timed_out(5000), Outcome.canceled()]
+    for attempt, outcome in enumerate(ends, start=1):
+        claim = store.start("a")
+        assert claim.attempt == attempt
+        with pytest.raises(AlreadyRunning) as busy:
+            store.start("a")
+        assert busy.value.attempt == attempt
+        status = store.get("a").status
+        assert (status.phase, status.error, status.exit_code) == (TaskPhase.RUNNING, None, None)
+        store.finish(claim, outcome)
+        assert store.get("a").phase is outcome.phase
+    assert [run.phase for run in store.runs("a")] == [outcome.phase for outcome in ends]
+    assert [run.attempt for run in store.runs("a", limit=2)] == [3, 4]
+
+
+# --- agents -------------------------------------------------------------------------------------
+
+
+def test_a_silent_agent_is_closed_with_all_it_ran(store: TaskStore) -> None:
+    agent = store.register("w", lease=INSTANT)
+    store.create("again", retrying())
+    store.create("once", spec())
+    store.create("unwanted", retrying())
+    claims = {str(claim.task_id): claim for claim in store.claim(agent, limit=3)}
+    store.cancel("unwanted")
+    reaped = {str(one.task_id): one for one in store.reap()}
+    assert set(reaped) == set(claims)
+    assert {one.agent for one in reaped.values()} == {"w"}
+    assert (reaped["again"].phase, reaped["again"].will_retry) == (TaskPhase.FAILED, True)
+    assert (reaped["once"].phase, reaped["once"].will_retry) == (TaskPhase.FAILED, False)
+    assert (reaped["unwanted"].phase, reaped["unwanted"].will_retry) == (TaskPhase.CANCELED, False)
+    assert store.get("again").status.error == "lease expired: agent w stopped reporting"
+    assert store.get("once").phase is TaskPhase.FAILED
+    assert store.get("unwanted").phase is TaskPhase.CANCELED
+    for call in (
+        lambda: store.heartbeat(agent),
+        lambda: store.claim(agent),
+        lambda: store.start("again", agent),
+    ):
+        with pytest.raises(AgentLost):
+            call()
+    with pytest.raises(LeaseLost):
+        store.finish(claims["again"], Outcome.succeeded())
+    assert store.reap() == []
+
+
+def test_a_heartbeat_keeps_the_lease(store: TaskStore) -> None:
+    agent = store.register("w", lease=timedelta(hours=1))
+    store.create("a", spec())
+    store.claim(agent)
+    assert store.heartbeat(agent) == []
+    assert store.reap() == []
+    assert store.get("a").phase is TaskPhase.RUNNING
+
+
+def test_a_name_in_use_again_is_another_incarnation(store: TaskStore) -> None:
+    old = store.register("w", lease=INSTANT)
+    store.create_many([("a", retrying()), ("b", spec())])
+    (claim,) = store.claim(old)
+    new = store.register("w")
+    (other,) = store.claim(new)
+    assert [one.task_id for one in store.reap()] == ["a"]
+    assert store.heartbeat(new) == []
+    store.finish(other, Outcome.succeeded())
+    with pytest.raises(LeaseLost):
+        store.finish(claim, Outcome.succeeded())
+
+
+def test_an_attempt_past_its_deadline_is_timed_out_by_anyone(store: TaskStore) -> None:
+    agent = store.register("w")
+    store.create("a", retrying(timeout=Timeout(1)))
+    (claim,) = store.claim(agent)
+    while not (reaped := store.reap(grace=NONE)):
+        pass  # a millisecond
+    assert [(one.task_id, one.agent, one.phase, one.will_retry) for one in reaped] == [
+        ("a", "w", TaskPhase.TIMEOUT, True)
+    ]
+    assert store.runs("a")[0].error == "timed out after 1ms"
+    # Its worker's own report of the same timeout is no news.
+    store.finish(claim, Outcome.timed_out(1))
+    with pytest.raises(LeaseLost):
+        store.finish(claim, Outcome.succeeded())
+
+
+def test_an_attempt_is_left_to_its_worker_for_the_grace(store: TaskStore) -> None:
+    store.create("a", spec(timeout=Timeout(1)))
+    store.start("a")
+    assert store.reap(grace=timedelta(hours=1)) == []
+
+
+def test_signing_off_ends_what_still_runs(store: TaskStore) -> None:
+    agent = store.register("w")
+    store.create("a", retrying())
+    store.claim(agent)
+    assert [one.task_id for one in store.sign_off(agent)] == ["a"]
+    assert store.get("a").status.error == "agent w signed off"
+    assert store.sign_off(agent) == []
+    with pytest.raises(AgentLost):
+        store.heartbeat(agent)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "field"),
+    [
+        ("a b", {}, "agent_id"),
+        ("x" * 129, {}, "agent_id"),
+        ("w", {"kinds": ["magic"]}, "magic"),
+        ("w", {"labels": {"k": "\x00"}}, "k"),
+        ("w", {"lease": NONE}, "lease"),
+        ("w", {"lease": timedelta(days=2)}, "lease"),
+    ],
+)
+def test_an_agent_that_cannot_be_is_invalid(
+    store: TaskStore, name: str, options: dict[str, object], field: str
+) -> None:
+    with pytest.raises(Invalid, match=field):
+        store.register(name, **options)  # type: ignore[arg-type]
+
+
+def test_limits_below_one_are_invalid(store: TaskStore) -> None:
+    agent = store.register("w")
+    store.create("a", spec())
+    for call in (lambda: store.claim(agent, limit=0), lambda: store.runs("a", limit=0), lambda: store.reap(limit=0)):
+        with pytest.raises(Invalid, match="limit"):
+            call()

@@ -1,0 +1,48 @@
+"""What several tests of the store share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from solti_store import AsyncTaskStore, RestartPolicy, RunnerSelector, Subprocess, TaskSpec
+from solti_store.model import Labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def spec(slot: str = "slot", **changes: Any) -> TaskSpec:
+    """A small task."""
+    return TaskSpec.builder(slot, Subprocess.command("true"), 5000).build().replace(**changes)
+
+
+def retrying(**changes: Any) -> TaskSpec:
+    """A small task that restarts on failure, at once."""
+    backoff = spec().backoff.replace(first_ms=1, max_ms=1)
+    return spec(restart=RestartPolicy.on_failure(), backoff=backoff, **changes)
+
+
+class BlockingStore:
+    """An `AsyncTaskStore` behind plain calls, so that one suite of tests runs over both stores."""
+
+    def __init__(self, url: str) -> None:
+        self._runner = asyncio.Runner()
+        self._store = self._runner.run(AsyncTaskStore.open(url))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return self._runner.run(method(*args, **kwargs))
+
+        return call
+
+    def close(self) -> None:
+        self._runner.run(self._store.close())
+        self._runner.close()
+
+
+def selecting(**labels: str) -> RunnerSelector:
+    """Only workers with these labels."""
+    return RunnerSelector(match_labels=Labels(labels))
