@@ -37,7 +37,7 @@ def resolve_url(url: str | URL | None = None) -> URL:
         given = EmbeddedServer().ensure_running()
     try:
         parsed = make_url(given)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         # Without the text: it may hold a password.
         raise StoreUnavailable("the database URL is malformed; expected postgresql://user@host:port/name") from None
     if parsed.drivername in ("postgres", "postgresql", "postgresql+psycopg"):

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import psycopg
 import pytest
 from servers import TestServer, choose_server
 from sqlalchemy import make_url
+from support import BlockingStore
 
+from solti_store import TaskStore
 from solti_store.migrate import upgrade
 
 if TYPE_CHECKING:
@@ -83,3 +85,11 @@ def database_url() -> Iterator[str]:
 def empty_database_url() -> Iterator[str]:
     """The URL of a database without our schema."""
     yield from _clone(None)
+
+
+@pytest.fixture(params=["sync", "async"])
+def store(request: pytest.FixtureRequest, database_url: str) -> Iterator[TaskStore]:
+    """Each store in turn; the async one behind plain calls, so that a test reads the same for both."""
+    opened = TaskStore.open(database_url) if request.param == "sync" else cast("TaskStore", BlockingStore(database_url))
+    yield opened
+    opened.close()

@@ -1,0 +1,227 @@
+"""Connections that break, at each moment that matters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from proxy import Proxy
+from sqlalchemy import create_engine, make_url, text
+from support import retrying, spec
+
+from solti_store import (
+    AlreadyExists,
+    AsyncTaskStore,
+    Invalid,
+    Outcome,
+    OutcomeUnknown,
+    RetryPolicy,
+    SchemaMismatch,
+    StoreUnavailable,
+    TaskPhase,
+    TaskStore,
+    TransactionAborted,
+    VersionConflict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMIT = "COMMIT\0"  # the statement, not the isolation level in BEGIN
+QUICK = RetryPolicy(attempts=3, first_s=0.001, max_s=0.01)
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[Proxy]:
+    with Proxy(database_url) as running:
+        yield running
+
+
+def open_store(proxy: Proxy) -> TaskStore:
+    return TaskStore.open(proxy.url, retry=QUICK)
+
+
+def test_a_create_that_never_arrived_is_sent_again(proxy: Proxy) -> None:
+    with open_store(proxy) as store:
+        proxy.cut("INSERT INTO solti.tasks", "before")
+        assert store.create("a", spec()).metadata.resource_version == 1
+        assert proxy.cuts == 1
+        assert len(store.list()) == 1
+
+
+def test_a_create_whose_answer_was_lost_is_of_unknown_outcome(proxy: Proxy) -> None:
+    with open_store(proxy) as store:
+        proxy.cut("INSERT INTO solti.tasks", "after")
+        with pytest.raises(OutcomeUnknown):
+            store.create("a", spec())
+        assert store.get("a").metadata.resource_version == 1
+
+
+def test_a_create_that_meets_another_without_a_fault_is_just_refused(proxy: Proxy) -> None:
+    with open_store(proxy) as store:
+        store.create("a", spec())
+        proxy.cut("SELECT", "before")  # of the list: a fault in another operation is not this one's
+        store.list()
+        with pytest.raises(AlreadyExists):
+            store.create("a", spec())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_batch_is_committed_once_or_unknown(proxy: Proxy, when: str) -> None:
+    with open_store(proxy) as store:
+        proxy.cut(COMMIT, when)  # type: ignore[arg-type]
+        if when == "before":
+            store.create_many([("a", spec()), ("b", spec())])
+        else:
+            with pytest.raises(OutcomeUnknown):
+                store.create_many([("a", spec()), ("b", spec())])
+        assert proxy.cuts == 1
+        assert [task.id for task in store.list()] == ["a", "b"]
+
+
+def test_a_replace_whose_answer_was_lost_is_of_unknown_outcome_and_happened_once(proxy: Proxy) -> None:
+    with open_store(proxy) as store:
+        store.create("a", spec())
+        proxy.cut("UPDATE solti.tasks SET", "after")
+        with pytest.raises(OutcomeUnknown):
+            store.replace("a", spec(max_retries=2), expected_version=1)
+        assert store.get("a").metadata.generation == 2
+        with pytest.raises(VersionConflict):
+            store.replace("a", spec(), expected_version=1)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_finish_is_safe_to_repeat(proxy: Proxy, when: str) -> None:
+    with open_store(proxy) as store:
+        store.create("a", retrying())
+        claim = store.start("a")
+        proxy.cut(COMMIT, when)  # type: ignore[arg-type]
+        store.finish(claim, Outcome.failed("no"))
+        assert proxy.cuts == 1
+        task = store.get("a")
+        assert (task.phase, task.metadata.resource_version, len(store.runs("a"))) == (TaskPhase.FAILED, 3, 1)
+
+
+def test_cancel_and_delete_are_safe_to_repeat(proxy: Proxy) -> None:
+    with open_store(proxy) as store:
+        store.create("a", spec())
+        proxy.cut("cancel_requested_at=", "after")
+        assert store.cancel("a").metadata.resource_version == 2
+        proxy.cut("DELETE FROM solti.tasks", "after")
+        assert store.delete("a") is False
+        assert (proxy.cuts, len(store.list())) == (2, 0)
+
+
+def test_a_claim_whose_commit_was_lost_is_not_repeated_and_can_be_recovered(proxy: Proxy) -> None:
+    with open_store(proxy) as store:
+        agent = store.register("w")
+        store.create_many([("a", spec()), ("b", spec())])
+        proxy.cut(COMMIT, "after")
+        with pytest.raises(OutcomeUnknown):
+            store.claim(agent)
+        (claim,) = store.held(agent)
+        assert claim.task_id == "a"
+        assert store.get("b").phase is TaskPhase.PENDING
+        store.finish(claim, Outcome.succeeded())
+
+
+def test_a_server_that_stays_away_is_unavailable(proxy: Proxy) -> None:
+    with open_store(proxy) as store:
+        proxy.cut("SELECT", "before", times=1000)
+        with pytest.raises(StoreUnavailable):
+            store.get("a")
+        proxy.cut("none", "before")
+        store.create("a", spec())
+
+
+async def _async_fault(proxy: Proxy) -> None:
+    async with await AsyncTaskStore.open(proxy.url, retry=QUICK) as store:
+        proxy.cut("INSERT INTO solti.tasks", "before")
+        await store.create("a", spec())
+        proxy.cut("INSERT INTO solti.tasks", "after")
+        with pytest.raises(OutcomeUnknown):
+            await store.create("b", spec())
+        proxy.cut(COMMIT, "after")
+        claim = await store.start("b")
+        await store.finish(claim, Outcome.succeeded())
+        assert (await store.get("b")).metadata.resource_version == 3
+
+
+def test_the_async_store_follows_the_same_rules(proxy: Proxy) -> None:
+    import asyncio  # noqa: PLC0415
+
+    asyncio.run(_async_fault(proxy))
+
+
+def test_connections_that_died_while_idle_cost_no_operation(database_url: str) -> None:
+    with TaskStore.open(database_url, retry=QUICK) as store:
+        for number in range(20):
+            store.create(f"t-{number}", spec())
+            _terminate_others(database_url)
+        assert len(store.list()) == 20
+
+
+def _terminate_others(url: str) -> None:
+    parsed = make_url(url).set(drivername="postgresql")
+    with psycopg.connect(parsed.render_as_string(hide_password=False), autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+# --- refusals that come from the server ---------------------------------------------------------
+
+
+def test_a_database_without_the_schema_is_named_with_the_remedy(empty_database_url: str) -> None:
+    with pytest.raises(SchemaMismatch, match="solti-store db upgrade"):
+        TaskStore.open(empty_database_url)
+
+
+def test_a_schema_that_vanished_is_a_mismatch_not_a_driver_error(database_url: str) -> None:
+    engine = create_engine(database_url)
+    store = TaskStore(engine)
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA solti CASCADE"))
+    with pytest.raises(SchemaMismatch):
+        store.get("a")
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://nobody@127.0.0.1:1/none",
+        "postgresql:///none?host=/nonexistent",
+        "mysql://localhost/x",
+        "not a url",
+        "postgresql://localhost:notaport/x",
+    ],
+)
+def test_an_unreachable_or_foreign_database_is_unavailable(url: str) -> None:
+    with pytest.raises(StoreUnavailable):
+        TaskStore.open(url, retry=QUICK)
+
+
+def test_a_conflict_in_the_callers_transaction_is_named(database_url: str) -> None:
+    engine = create_engine(database_url, isolation_level="REPEATABLE READ")
+    store = TaskStore(engine)
+    store.create("a", spec())
+    with engine.connect() as mine:
+        store.using(mine).get("a")
+        store.replace("a", spec(max_retries=3), expected_version=1)
+        with pytest.raises(TransactionAborted):
+            store.using(mine).cancel("a")
+    engine.dispose()
+
+
+def test_a_value_that_only_the_database_refuses_is_invalid(database_url: str) -> None:
+    engine = create_engine(database_url)
+    store = TaskStore(engine)
+    store.create("a", spec())
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE solti.task_status SET phase = 'failed', due_at = NULL, attempt = 4294967295"))
+    with pytest.raises(Invalid, match="ck_task_status_attempt"):
+        store.start("a")
+    engine.dispose()
