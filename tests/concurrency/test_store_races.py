@@ -1,0 +1,294 @@
+"""Two of everything at once: threads on a barrier, and real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+from sqlalchemy import create_engine, text
+from support import retrying, spec
+
+from solti_store import (
+    AgentLost,
+    AlreadyExists,
+    AlreadyRunning,
+    LeaseLost,
+    NotFound,
+    Outcome,
+    TaskPhase,
+    TaskQuery,
+    TaskStore,
+    VersionConflict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+WIDTH = 8
+ROUNDS = 20
+
+
+@pytest.fixture
+def shared(database_url: str) -> Iterator[TaskStore]:
+    with TaskStore.open(database_url, pool_size=WIDTH, max_overflow=WIDTH) as opened:
+        yield opened
+
+
+def at_once(calls: list[Callable[[], T]]) -> list[T | Exception]:
+    """Run the calls in threads that start together; what each returned or raised."""
+    barrier = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], T]) -> T | Exception:
+        barrier.wait()
+        try:
+            return call()
+        except Exception as error:  # noqa: BLE001 - it is the result
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def kinds(results: list[T | Exception]) -> Counter[str]:
+    return Counter(type(result).__name__ for result in results)
+
+
+def test_one_of_many_creators_of_an_id_wins(shared: TaskStore) -> None:
+    for n in range(ROUNDS):
+        results = at_once([lambda n=n: shared.create(f"t-{n}", spec())] * WIDTH)  # type: ignore[misc]
+        assert kinds(results) == {"Task": 1, "AlreadyExists": WIDTH - 1}
+
+
+def test_batches_that_overlap_exclude_each_other_whole(shared: TaskStore) -> None:
+    # In opposite orders, and all with new routes: whoever waits must not wait in a circle.
+    for n in range(ROUNDS):
+        batches = [
+            [(f"t-{n}-{i}", spec(runner_selector=None, labels={"batch": str(b)})) for i in range(20)]
+            for b in range(WIDTH)
+        ]
+        for b, batch in enumerate(batches):
+            if b % 2:
+                batch.reverse()
+        results = at_once([lambda batch=batch: shared.create_many(batch) for batch in batches])  # type: ignore[misc]
+        assert kinds(results) == {"list": 1, "AlreadyExists": WIDTH - 1}
+
+
+def test_one_of_many_replacers_at_a_version_wins(shared: TaskStore) -> None:
+    shared.create("a", spec())
+    for version in range(1, ROUNDS + 1):
+        results = at_once(
+            [
+                lambda k=k, version=version: shared.replace(  # type: ignore[misc]
+                    "a", spec(labels={"by": f"{version}-{k}"}), expected_version=version
+                )
+                for k in range(WIDTH)
+            ]
+        )
+        assert kinds(results) == {"Task": 1, "VersionConflict": WIDTH - 1}
+    task = shared.get("a")
+    assert (task.metadata.resource_version, task.metadata.generation) == (ROUNDS + 1, ROUNDS + 1)
+
+
+def test_claims_at_once_never_share_a_task(shared: TaskStore) -> None:
+    total = 400
+    shared.create_many([(f"t-{n}", spec()) for n in range(total)])
+    agents = [shared.register(f"w-{k}") for k in range(WIDTH)]
+
+    def drain(k: int) -> list[str]:
+        mine: list[str] = []
+        while claims := shared.claim(agents[k], limit=7):
+            mine += [claim.task_id for claim in claims]
+            assert shared.finish_many([(claim, Outcome.succeeded()) for claim in claims]) == [None] * len(claims)
+        return mine
+
+    results = at_once([lambda k=k: drain(k) for k in range(WIDTH)])  # type: ignore[misc]
+    claimed = [task_id for result in results if isinstance(result, list) for task_id in result]
+    # Another's lock may hide the last tasks from a claim, which then looks empty; what is left is still there.
+    last = drain(0)
+    assert Counter(claimed + last) == Counter({f"t-{n}": 1 for n in range(total)})
+    assert shared.list(TaskQuery(phases=frozenset({TaskPhase.SUCCEEDED}), with_total=True)).total == total
+
+
+def test_one_of_many_starters_wins(shared: TaskStore) -> None:
+    shared.create("a", spec())
+    for n in range(1, ROUNDS + 1):
+        results = at_once([lambda: shared.start("a")] * WIDTH)
+        assert kinds(results) == {"Claim": 1, "AlreadyRunning": WIDTH - 1}
+        (claim,) = [result for result in results if not isinstance(result, Exception)]
+        assert claim.attempt == n
+        shared.finish(claim, Outcome.failed("no"))
+
+
+def test_of_two_outcomes_one_is_recorded_and_the_other_refused(shared: TaskStore) -> None:
+    for n in range(ROUNDS):
+        shared.create(f"t-{n}", retrying())
+        claim = shared.start(f"t-{n}")
+        outcomes = [Outcome.succeeded(0), Outcome.failed("no"), Outcome.timed_out(5), Outcome.canceled()]
+        results = at_once([lambda o=o, claim=claim: shared.finish(claim, o) for o in outcomes])  # type: ignore[misc]
+        assert kinds(results) == {"NoneType": 1, "LeaseLost": 3}
+        task, (run,) = shared.get(f"t-{n}"), shared.runs(f"t-{n}")
+        assert run.phase is outcomes[results.index(None)].phase
+        assert task.metadata.resource_version == 3
+
+
+def test_batches_of_finishes_in_opposite_orders_do_not_deadlock(shared: TaskStore) -> None:
+    for n in range(ROUNDS):
+        shared.create_many([(f"t-{n}-{i}", spec()) for i in range(30)])
+        claims = [shared.start(f"t-{n}-{i}") for i in range(30)]
+        results = [(claim, Outcome.succeeded()) for claim in claims]
+        answers = at_once([lambda r=r: shared.finish_many(r) for r in (results, results[::-1])])  # type: ignore[misc]
+        assert answers == [[None] * 30] * 2
+
+
+def test_a_silent_agents_finish_races_its_reapers(shared: TaskStore) -> None:
+    for n in range(ROUNDS):
+        agent = shared.register("w", lease=timedelta(microseconds=1))
+        shared.create(f"t-{n}", spec())
+        claim = shared.start(f"t-{n}", agent)
+        finish, *reaps = at_once(
+            [lambda claim=claim: shared.finish(claim, Outcome.succeeded()), *[shared.reap] * 3]  # type: ignore[misc,list-item]
+        )
+        (run,) = shared.runs(f"t-{n}")
+        reaped = [one for reap in reaps if isinstance(reap, list) for one in reap]
+        assert not any(isinstance(reap, Exception) for reap in reaps)
+        if finish is None:
+            assert (run.phase, reaped) == (TaskPhase.SUCCEEDED, [])
+        else:
+            assert isinstance(finish, LeaseLost)
+            assert (run.phase, [one.task_id for one in reaped]) == (TaskPhase.FAILED, [f"t-{n}"])
+        shared.reap()
+
+
+def test_no_attempt_is_handed_to_an_agent_that_is_being_closed(shared: TaskStore) -> None:
+    for n in range(ROUNDS):
+        agent = shared.register("w")
+        shared.create(f"t-{n}", retrying())
+        claimed, closed = at_once(
+            [lambda agent=agent: shared.claim(agent), lambda agent=agent: shared.sign_off(agent)]  # type: ignore[misc]
+        )
+        task = shared.get(f"t-{n}")
+        if isinstance(claimed, Exception):
+            assert isinstance(claimed, AgentLost)
+            assert (task.phase, closed) == (TaskPhase.PENDING, [])
+        else:
+            assert isinstance(closed, list)
+            assert [one.task_id for one in closed] == [claim.task_id for claim in claimed]
+            assert task.phase is TaskPhase.FAILED
+        assert shared.held(agent) == []
+        shared.delete(f"t-{n}")
+
+
+def test_deletes_replaces_cancels_and_starts_of_one_task_end_in_typed_errors_only(shared: TaskStore) -> None:
+    expected = (AlreadyExists, AlreadyRunning, NotFound, VersionConflict, LeaseLost)
+
+    def life(k: int) -> list[Exception]:
+        surprises: list[Exception] = []
+        for n in range(60):
+            calls: list[Callable[[], object]] = [
+                lambda: shared.create("a", retrying()),
+                lambda n=n: shared.update("a", lambda old: old.replace(labels={"n": f"{k}-{n}"})),  # type: ignore[misc]
+                lambda: shared.cancel("a"),
+                lambda: shared.finish(shared.start("a"), Outcome.failed("no")),
+                lambda: shared.delete("a"),
+                lambda: shared.delete("a", expected_version=3),
+                lambda: shared.runs("a"),
+            ]
+            try:
+                calls[(n * 5 + k) % len(calls)]()
+            except expected:
+                pass
+            except Exception as error:  # noqa: BLE001 - collected for the report
+                surprises.append(error)
+        return surprises
+
+    results = at_once([lambda k=k: life(k) for k in range(WIDTH)])  # type: ignore[misc]
+    assert results == [[]] * WIDTH
+
+
+def test_creators_of_a_new_route_wait_for_each_other_and_all_succeed(shared: TaskStore) -> None:
+    from support import selecting  # noqa: PLC0415
+
+    for n in range(ROUNDS):
+        selector = selecting(round=str(n))
+        results = at_once(
+            [lambda n=n, k=k, s=selector: shared.create(f"t-{n}-{k}", spec(runner_selector=s)) for k in range(WIDTH)]  # type: ignore[misc]
+        )
+        assert kinds(results) == {"Task": WIDTH}
+
+
+def test_a_worker_sees_routes_that_commit_late(database_url: str, shared: TaskStore) -> None:
+    from support import selecting  # noqa: PLC0415
+
+    agent = shared.register("w", labels={"a": "1", "b": "1"})
+    engine = create_engine(database_url)
+    with engine.connect() as slow:
+        shared.using(slow).create("late", spec(runner_selector=selecting(a="1")))
+        shared.create("early", spec(runner_selector=selecting(b="1")))
+        assert [claim.task_id for claim in shared.claim(agent)] == ["early"]
+        slow.commit()
+    assert [claim.task_id for claim in shared.claim(agent)] == ["late"]
+    engine.dispose()
+
+
+UPDATER = """
+import sys
+from solti_store import TaskStore
+url, me, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+with TaskStore.open(url) as store:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(rounds):
+        store.update("a", lambda old: old.replace(labels={**old.labels, me: str(int(old.labels.get(me, "0")) + 1)}))
+"""
+
+
+def test_two_processes_of_1000_read_modify_writes_lose_none(database_url: str, shared: TaskStore) -> None:
+    shared.create("a", spec())
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", UPDATER, database_url, name, "1000"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("one", "two")
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    task = shared.get("a")
+    assert task.spec.labels == {"one": "1000", "two": "1000"}
+    assert (task.metadata.generation, task.metadata.resource_version) == (2001, 2001)
+
+
+def test_every_version_step_has_one_event(database_url: str, shared: TaskStore) -> None:
+    shared.create("a", retrying())
+    at_once(
+        [
+            lambda: shared.update("a", lambda old: old.replace(labels={"x": "1"})),
+            lambda: shared.update("a", lambda old: old.replace(max_retries=9)),
+            lambda: shared.finish(shared.start("a"), Outcome.failed("no")),
+            lambda: shared.cancel("a"),
+        ]
+    )
+    engine = create_engine(database_url)
+    with engine.connect() as connection:
+        versions = list(
+            connection.scalars(text("SELECT resource_version FROM solti.task_events WHERE type <> 'refused'"))
+        )
+    engine.dispose()
+    assert sorted(versions) == list(range(1, shared.get("a").metadata.resource_version + 1))
