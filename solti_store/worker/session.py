@@ -1,0 +1,288 @@
+"""One run of a worker: the agent loop that claims, runs and reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from solti_store.errors import AgentLost, OutcomeUnknown, SoltiStoreError
+from solti_store.model import Subprocess
+from solti_store.rules.outcome import Outcome
+from solti_store.worker.events import Started
+from solti_store.worker.lease import OUTAGES, Lease, jittered
+from solti_store.worker.reporting import Reporter
+from solti_store.worker.runner import Control, run_subprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import timedelta
+
+    from solti_store.model import AgentId, Labels, RunnerEnv
+    from solti_store.ops.agents import Agent, CancelRequest
+    from solti_store.ops.rows import Claim
+    from solti_store.store import AsyncTaskStore
+    from solti_store.worker.events import WorkerEvent, WorkerReport
+
+__all__ = ["Session", "Settings"]
+
+logger = logging.getLogger(__name__)
+
+_MAX_GOODBYE_S = 5.0
+
+_STOPPED = Outcome.failed("worker stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `Worker` was made with; durations in seconds where the name ends so."""
+
+    agent_id: AgentId
+    labels: Labels
+    concurrency: int
+    lease: timedelta
+    poll_s: float
+    grace_s: float
+    env: RunnerEnv
+    on_event: Callable[[WorkerEvent], None] | None
+
+
+class Session:
+    """One run.
+
+    Args:
+        store: The store.
+        settings: How to work.
+    """
+
+    def __init__(self, store: AsyncTaskStore, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._draining = False
+        self._stopping = False
+        self._running: dict[tuple[int, int], Control] = {}
+        # More attempts may be known than may run: those of a claim whose answer was lost are found later.
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._changed = asyncio.Event()
+        # Claims and the comparison with the store's books exclude each other: an attempt whose claim is still on
+        # its way would look like one that nobody runs.
+        self._books = asyncio.Lock()
+        self._books_suspect = False
+        self._reaped = 0
+        self._lease = Lease(
+            store,
+            settings.agent_id,
+            labels=settings.labels,
+            lease=settings.lease,
+            on_end=self._kill_all,
+            on_cancel=self._cancel,
+            on_change=self._changed.set,
+        )
+        self._reporter = Reporter(store, patience_s=self._lease.seconds, tell=self._tell, on_change=self._changed.set)
+
+    async def run(self, *, until_idle: bool) -> WorkerReport:
+        """Work until drained, or until there is nothing to do."""
+        try:
+            await self._lease.open()
+            await self._reap()
+            async with asyncio.TaskGroup() as self._group:
+                keepers = [
+                    self._group.create_task(keep)
+                    for keep in (self._lease.keep(), self._reporter.keep(), self._keep_house())
+                ]
+                await self._claim_all(until_idle=until_idle)
+                await self._until(self._is_done)
+                for keeper in keepers:
+                    keeper.cancel()
+        except BaseExceptionGroup as group:
+            # What went wrong first is what the caller can name and handle; the rest followed from it.
+            raise group.exceptions[0] from group
+        finally:
+            self._lease.close()
+            await self._leave()
+        return self._reporter.report(reaped=self._reaped)
+
+    def drain(self) -> None:
+        """Claim no more."""
+        self._draining = True
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Claim no more, and terminate what runs."""
+        self._stopping = True
+        for control in self._running.values():
+            control.stop(_STOPPED)
+        self.drain()
+
+    # --- waiting ---
+
+    def _is_idle(self) -> bool:
+        return not self._running and not self._reporter.waiting
+
+    def _is_done(self) -> bool:
+        # With the lease gone the store closes the attempts itself, and may be out of reach for ever.
+        return self._is_idle() or (not self._running and self._lease.agent is None)
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        while not ready():
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _pause(self, *, early: bool) -> None:
+        try:
+            async with asyncio.timeout(jittered(self._settings.poll_s)):
+                await self._until(lambda: self._draining or (early and self._is_idle()))
+        except TimeoutError:
+            return
+
+    # --- claiming ---
+
+    async def _claim_all(self, *, until_idle: bool) -> None:
+        while True:
+            await self._until(self._may_claim)
+            if self._draining:
+                return
+            # Looked at before the claim: what ends while it is under way may leave its task due again.
+            idle = self._is_idle()
+            free = self._settings.concurrency - len(self._running)
+            claims = await self._claim(free)
+            if until_idle and idle and claims == 0:
+                return
+            if claims != free:
+                # Who waits for idleness looks again as soon as all is reported, unless the store is in trouble.
+                await self._pause(early=until_idle and claims is not None)
+
+    def _may_claim(self) -> bool:
+        free = len(self._running) < self._settings.concurrency
+        return self._draining or (free and self._lease.agent is not None)
+
+    async def _claim(self, limit: int) -> int | None:
+        """Claim and start; how many, None when nobody knows."""
+        async with self._books:
+            agent = self._lease.agent
+            if agent is None:
+                return None
+            if self._books_suspect and not await self._compare(agent):
+                return None
+            try:
+                async with asyncio.timeout(self._lease.seconds):
+                    claims = await self._store.claim(agent, limit=limit)
+            except AgentLost:
+                self._lease.lost(agent)
+                return None
+            except OUTAGES as error:
+                logger.warning("could not claim: %s", error)
+                self._books_suspect = isinstance(error, OutcomeUnknown | TimeoutError)
+                return None
+            for claim in claims:
+                self._start(agent, claim)
+            return len(claims)
+
+    async def _compare(self, agent: Agent) -> bool:
+        """Take on what the store says this agent runs, and end what it says it does not; whether that is done."""
+        mine = set(self._running)
+        try:
+            async with asyncio.timeout(self._lease.seconds):
+                held = {(claim.seq, claim.attempt): claim for claim in await self._store.held(agent)}
+        except OUTAGES as error:
+            logger.warning("could not compare with the store's books: %s", error)
+            return False
+        self._books_suspect = False
+        for key, claim in held.items():
+            if key not in mine and key not in self._running and not self._reporter.holds(*key):
+                logger.warning("attempt %d of '%s' is taken on late", claim.attempt, claim.task_id)
+                self._start(agent, claim)
+        for key in mine - set(held):
+            if key in self._running:
+                # Its task was deleted, or the store ended it at its deadline.
+                self._running[key].kill(Outcome.failed("the attempt is over for the store"))
+        return True
+
+    # --- running ---
+
+    def _start(self, agent: Agent, claim: Claim) -> None:
+        control = self._running[claim.seq, claim.attempt] = Control()
+        if self._stopping:
+            control.stop(_STOPPED)
+        if self._lease.agent is not agent:
+            control.kill(Outcome.failed("the claim came too late"))
+        self._group.create_task(self._attempt(claim, control))
+
+    async def _attempt(self, claim: Claim, control: Control) -> None:
+        try:
+            async with self._slots:
+                outcome = control.asked.result() if control.asked.done() else await self._run_one(claim, control)
+        except Exception as error:
+            # A fault in here must not take the other attempts down with it.
+            logger.exception("attempt %d of '%s' broke the runner", claim.attempt, claim.task_id)
+            outcome = Outcome.failed(f"worker error: {type(error).__name__}")
+        finally:
+            del self._running[claim.seq, claim.attempt]
+        self._reporter.add(claim, outcome)
+        self._changed.set()
+
+    async def _run_one(self, claim: Claim, control: Control) -> Outcome:
+        kind = claim.spec.kind
+        if not isinstance(kind, Subprocess):  # the agent registered for no other
+            raise TypeError(f"no runner for the kind {kind.name}")
+        self._tell(Started(claim.task_id, claim.attempt))
+        return await run_subprocess(
+            kind.spec,
+            control,
+            timeout_ms=claim.spec.timeout,
+            env=self._settings.env,
+            grace_s=self._settings.grace_s,
+        )
+
+    def _cancel(self, requests: Sequence[CancelRequest]) -> None:
+        for request in requests:
+            if (control := self._running.get((request.seq, request.attempt))) is not None:
+                control.stop(Outcome.canceled())
+
+    def _kill_all(self, reason: str) -> None:
+        for control in self._running.values():
+            control.kill(Outcome.failed(reason))
+
+    # --- the rest ---
+
+    async def _keep_house(self) -> None:
+        """Reap, and compare with the store's books, now and then; until cancelled."""
+        while True:
+            await asyncio.sleep(jittered(self._lease.seconds / 2))
+            await self._reap()
+            async with self._books:
+                # Not only after a claim without an answer: its COMMIT may take effect later than the look at the
+                # books that follows it.
+                if (agent := self._lease.agent) is not None:
+                    await self._compare(agent)
+
+    async def _reap(self) -> None:
+        try:
+            async with asyncio.timeout(self._lease.seconds):
+                reaped = await self._store.reap()
+        except OUTAGES as error:
+            logger.warning("could not reap: %s", error)
+            return
+        for attempt in reaped:
+            self._reaped += 1
+            self._tell(attempt)
+
+    async def _leave(self) -> None:
+        """Report what is left and sign off, if that is possible soon."""
+        try:
+            async with asyncio.timeout(_MAX_GOODBYE_S):
+                while self._reporter.waiting:
+                    await self._reporter.send()
+                if (agent := self._lease.registered) is not None:
+                    await self._store.sign_off(agent)
+        except (SoltiStoreError, TimeoutError) as error:
+            logger.warning("could not sign off: %s", error)
+
+    def _tell(self, event: WorkerEvent) -> None:
+        if self._settings.on_event is None:
+            return
+        try:
+            self._settings.on_event(event)
+        except Exception:
+            logger.exception("on_event failed")

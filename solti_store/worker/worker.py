@@ -1,0 +1,136 @@
+"""The worker as its users see it."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from solti_store.errors import Invalid
+from solti_store.model import MAX_LIMIT, AgentId, Labels, RunnerEnv
+from solti_store.store import DEFAULT_LEASE
+from solti_store.worker.session import Session, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from solti_store.store import AsyncTaskStore
+    from solti_store.worker.events import WorkerEvent, WorkerReport
+
+__all__ = ["Worker"]
+
+_NOTHING = timedelta(0)
+
+
+class Worker:
+    """Runs the subprocess tasks of a store, several at once, until told to stop.
+
+    Args:
+        store: The store; the worker uses up to four of its connections.
+        agent_id: The worker's name; it need not be unique.
+        labels: What runner selectors see of it.
+        concurrency: The most attempts at once, from 1 to 1000.
+        lease: How long it may be out of touch before its attempts are taken away. It kills them itself before.
+        poll: The pause between two looks for due tasks when there were none.
+        kill_grace: From SIGTERM to SIGKILL. Keep it below the ten seconds that the store waits for the report of an
+            attempt past its timeout.
+        env: Variables for every task; they win over the task's own.
+        on_event: Called in the event loop with what happens. An exception of its is logged, and ignored.
+
+    Raises:
+        Invalid: An argument breaks its rule.
+    """
+
+    def __init__(
+        self,
+        store: AsyncTaskStore,
+        agent_id: str,
+        *,
+        labels: Mapping[str, str] = {},
+        concurrency: int = 4,
+        lease: timedelta = DEFAULT_LEASE,
+        poll: timedelta = timedelta(milliseconds=500),
+        kill_grace: timedelta = timedelta(seconds=5),
+        env: RunnerEnv | Mapping[str, str] = RunnerEnv(),
+        on_event: Callable[[WorkerEvent], None] | None = None,
+    ) -> None:
+        if not 1 <= concurrency <= MAX_LIMIT:
+            raise _invalid("concurrency", f"be from 1 to {MAX_LIMIT}", concurrency)
+        if poll <= _NOTHING:
+            raise _invalid("poll", "be positive", poll)
+        if lease <= _NOTHING:
+            raise _invalid("lease", "be positive", lease)
+        if kill_grace < _NOTHING:
+            raise _invalid("kill_grace", "not be negative", kill_grace)
+        self._store = store
+        self._settings = Settings(
+            agent_id=AgentId(agent_id),
+            labels=Labels(labels),
+            concurrency=concurrency,
+            lease=lease,
+            poll_s=poll.total_seconds(),
+            grace_s=kill_grace.total_seconds(),
+            env=env if isinstance(env, RunnerEnv) else RunnerEnv(env),
+            on_event=on_event,
+        )
+        self._draining = False
+        self._stopping = False
+        self._running: tuple[asyncio.AbstractEventLoop, Session] | None = None
+
+    async def run(self, *, until_idle: bool = False) -> WorkerReport:
+        """Claim, run and report tasks until `drain` or `stop`; one run at a time.
+
+        A database that goes away is waited for. Cancelling this kills what runs; the store then closes those
+        attempts as those of an agent that signed off.
+
+        Args:
+            until_idle: Also return once nothing is due for this worker and nothing runs. A task that waits for its
+                next start does not count, nor does one that another worker runs.
+
+        Returns:
+            What was done.
+
+        Raises:
+            StoreUnavailable: The worker could not even register.
+            SchemaMismatch: The database was migrated to a version that this code does not know.
+            RuntimeError: It runs already.
+        """
+        if self._running is not None:
+            raise RuntimeError("the worker runs already")
+        session = Session(self._store, self._settings)
+        self._running = asyncio.get_running_loop(), session
+        # After it is published, so that a call from another thread meanwhile is seen here or wakes the session.
+        self._pass_on(session)
+        try:
+            return await session.run(until_idle=until_idle)
+        finally:
+            self._running = None
+
+    def drain(self) -> None:
+        """Claim no more, and let what runs come to its end; for good. From any thread or signal handler."""
+        self._draining = True
+        self._wake()
+
+    def stop(self) -> None:
+        """Drain, and terminate what runs; those attempts fail with `worker stopped`. From any thread too."""
+        self._draining = self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._running is None:
+            return
+        loop, session = self._running
+        try:
+            loop.call_soon_threadsafe(self._pass_on, session)
+        except RuntimeError:  # the loop was closed meanwhile, so nothing runs any more
+            return
+
+    def _pass_on(self, session: Session) -> None:
+        if self._stopping:
+            session.stop()
+        elif self._draining:
+            session.drain()
+
+
+def _invalid(name: str, rule: str, value: object) -> Invalid:
+    return Invalid(f"invalid model: {name} must {rule}, got {value}", field=name)
