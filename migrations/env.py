@@ -8,7 +8,7 @@ from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
-from solti_store.migrate import CREATE_SCHEMA, ensure_schema, migration_lock
+from solti_store.migrate import CREATE_SCHEMA, ensure_schema, migrating
 from solti_store.sql.tables import SCHEMA, metadata
 from solti_store.sql.types import Xid8
 from solti_store.url import resolve_url
@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 
 def migrate(connection: Connection) -> None:
     """Run the migrations on `connection`, holding the migration lock."""
-    with migration_lock(connection):
+    with migrating(connection):
         ensure_schema(connection)
         context.configure(connection=connection, **SETTINGS)
         with context.begin_transaction():

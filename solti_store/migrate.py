@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection
 
-__all__ = ["CREATE_SCHEMA", "downgrade", "ensure_schema", "migration_lock", "script_location", "upgrade"]
+__all__ = ["CREATE_SCHEMA", "downgrade", "ensure_schema", "migrating", "script_location", "upgrade"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ def config(connection: Connection | None = None) -> Config:
 
 
 @contextmanager
-def migration_lock(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Hold the right to migrate this database; others poll until it is free.
+def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Make this session a migrator's: it holds the right to migrate, alone, and waits for no lock too long.
 
     A session lock, polled: a blocking one would deadlock with CREATE INDEX CONCURRENTLY, which waits for
     every older snapshot, the blocked migrator's included. It ends with its connection, so a killed migrator
@@ -85,12 +85,19 @@ def migration_lock(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iter
             waiting = True
         time.sleep(random.uniform(0.05, 0.25))  # noqa: S311 - jitter
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    # Without our schema: for a role that bears its name it is the default one, and Alembic, which leaves the name of
+    # the default schema out, would then take our tables for somebody else's.
+    connection.execute(text("SET search_path = public"))
+    dialect = connection.dialect
+    default_schema, dialect.default_schema_name = dialect.default_schema_name, "public"
     # Committed, because a transaction left open here would swallow the migrations at its rollback.
     connection.commit()
     try:
         yield
     finally:
         connection.rollback()
+        dialect.default_schema_name = default_schema
+        connection.execute(text("RESET search_path"))
         connection.execute(text("RESET lock_timeout"))
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK_KEY})
         connection.commit()

@@ -1,0 +1,229 @@
+"""The schema's way up and down, by whatever door, and by several at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, inspect, text
+from support import spec
+
+from solti_store import SchemaMismatch, TaskStore
+from solti_store.migrate import config, downgrade, upgrade
+from solti_store.ops.schema import revision
+from solti_store.sql.revision import HEAD
+from solti_store.sql.tables import SCHEMA, metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def engine(empty_database_url: str) -> Iterator[Engine]:
+    made = create_engine(empty_database_url)
+    yield made
+    made.dispose()
+
+
+def revisions() -> list[str]:
+    """All revisions, oldest first."""
+    return [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
+
+
+def tables(engine: Engine) -> set[str]:
+    return set(inspect(engine).get_table_names(schema=SCHEMA)) - {"alembic_version"}
+
+
+def test_the_head_of_the_code_is_the_head_of_the_scripts() -> None:
+    assert ScriptDirectory.from_config(config()).get_current_head() == HEAD
+
+
+def test_stairway_each_step_goes_up_down_and_up_again(engine: Engine) -> None:
+    for step in revisions():
+        upgrade(engine, step)
+        downgrade(engine, "-1")
+        upgrade(engine, step)
+    with engine.connect() as connection:
+        assert revision(connection) == HEAD
+    assert tables(engine) == {table.name for table in metadata.tables.values()}
+    downgrade(engine, "base")
+    assert tables(engine) == set()
+
+
+def test_what_the_migrations_build_is_what_the_code_expects(engine: Engine) -> None:
+    upgrade(engine)
+    with engine.connect() as connection:
+        command.check(config(connection))
+
+
+def test_the_drift_check_notices_a_difference(engine: Engine) -> None:
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE solti.tasks ADD COLUMN extra int"))
+    with engine.connect() as connection, pytest.raises(Exception, match="extra"):
+        command.check(config(connection))
+
+
+def test_constraints_bear_the_names_and_rules_the_code_has(engine: Engine) -> None:
+    """Autogenerate does not compare CHECKs, so two schemas are built and their definitions compared."""
+    definitions = text(
+        "SELECT conrelid::regclass::text AS owner, conname, pg_get_constraintdef(oid) AS rule FROM pg_constraint"
+        " WHERE connamespace = 'solti'::regnamespace AND contype <> 'n' AND conname !~ 'alembic' ORDER BY 1, 2"
+    )
+    upgrade(engine)
+    with engine.begin() as connection:
+        migrated = connection.execute(definitions).all()
+        connection.execute(text("DROP SCHEMA solti CASCADE"))
+        connection.execute(text("CREATE SCHEMA solti"))
+        metadata.create_all(connection)
+        described = connection.execute(definitions).all()
+    assert migrated == described
+    assert len(described) > 30
+
+
+def test_two_upgraders_at_once_and_six_more(empty_database_url: str, engine: Engine) -> None:
+    script = "import sys; from solti_store.migrate import upgrade; upgrade(sys.argv[1])"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script, empty_database_url], stderr=subprocess.PIPE, text=True)
+        for _ in range(8)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors) == (0, "")
+    with engine.connect() as connection:
+        assert revision(connection) == HEAD
+        command.check(config(connection))
+
+
+KILLED = """
+import os, signal, sys
+from sqlalchemy import event, Engine
+from solti_store.migrate import upgrade
+seen = 0
+@event.listens_for(Engine, "before_cursor_execute")
+def count(conn, cursor, statement, *rest):
+    global seen
+    seen += 1
+    if seen == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+upgrade(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("statement", [2, 5, 8, 11, 14, 17])
+def test_an_upgrader_killed_at_any_statement_leaves_nothing_half_done(
+    empty_database_url: str, engine: Engine, statement: int
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, empty_database_url, str(statement)], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert revision(connection) == HEAD
+        command.check(config(connection))
+
+
+def test_the_alembic_command_works_on_the_checkout(empty_database_url: str, engine: Engine) -> None:
+    def alembic(*arguments: str) -> str:
+        environment = {**os.environ, "SOLTI_STORE_URL": empty_database_url}
+        done = subprocess.run(
+            [sys.executable, "-m", "alembic", *arguments],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout
+
+    alembic("upgrade", "head")
+    assert HEAD in alembic("current")
+    assert "No new upgrade operations" in alembic("check")
+    alembic("downgrade", "base")
+    assert tables(engine) == set()
+
+
+def test_the_offline_script_builds_the_same_schema(empty_database_url: str, engine: Engine) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head", "--sql"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.autocommit = True
+        driver.execute(done.stdout)
+    with engine.connect() as connection:
+        assert revision(connection) == HEAD
+        command.check(config(connection))
+    TaskStore(engine).create("a", spec())
+
+
+def test_a_schema_of_another_version_is_refused_with_the_remedy(empty_database_url: str, engine: Engine) -> None:
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE solti.alembic_version SET version_num = 'solti_9999'"))
+    with pytest.raises(SchemaMismatch, match="solti_9999"):
+        TaskStore.open(empty_database_url)
+    with pytest.raises(SchemaMismatch, match="solti_9999"):
+        upgrade(engine)
+
+
+def test_an_owner_of_the_schema_needs_no_right_on_the_database(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA solti"))
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert revision(connection) == HEAD
+
+
+# What no statement of the store would write, the database refuses by itself.
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("tasks", "id = 'a b'"),
+        ("tasks", "id = '..'"),
+        ("tasks", "generation = 0"),
+        ("tasks", "spec = '[]'"),
+        ("tasks", "spec = spec - 'slot'"),
+        ("tasks", "spec = jsonb_set(spec, '{slot}', '\"a/b\"')"),
+        ("tasks", "spec = jsonb_set(spec, '{kind}', '{\"magic\": {}}')"),
+        ("tasks", "spec = jsonb_set(spec, '{timeout}', '0')"),
+        ("tasks", "spec = spec - 'timeout'"),
+        ("tasks", "spec = jsonb_set(spec, '{restart,type}', '\"sometimes\"')"),
+        ("tasks", "spec = jsonb_set(spec, '{backoff,maxMs}', '1')"),
+        ("tasks", "spec = jsonb_set(spec, '{backoff,factor}', '0.5')"),
+        ("tasks", "spec = jsonb_set(spec, '{admission}', 'null')"),
+        ("tasks", "spec = jsonb_set(spec, '{labels}', '[]')"),
+        ("tasks", "spec = jsonb_set(spec, '{maxRetries}', '0')"),
+        ("task_status", "resource_version = 0"),
+        ("task_status", "phase = 'paused'"),
+        ("task_status", "phase = 'running'"),
+        ("task_status", "phase = 'failed'"),
+        ("task_status", "attempt = 1"),
+        ("task_status", "attempt = -1"),
+        ("task_status", "agent = 1"),
+        ("task_status", "cancel_requested_at = now()"),
+        ("task_status", "phase = 'canceled', due_at = now()"),
+        ("task_status", "failures = -1"),
+    ],
+)
+def test_the_database_refuses_what_breaks_a_rule(engine: Engine, table: str, change: str) -> None:
+    upgrade(engine)
+    TaskStore(engine).create("a", spec())
+    with engine.begin() as connection, pytest.raises(Exception, match=r"ck_|not-null") as refusal:
+        connection.execute(text(f"UPDATE solti.{table} SET {change}"))
+    assert getattr(refusal.value, "orig", None) is not None
