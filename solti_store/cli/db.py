@@ -1,0 +1,144 @@
+"""The commands around the database: migrations, and the private server."""
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from solti_store.cli.exits import Exit, UsageError
+from solti_store.cli.render import Output, emit, note, show_details
+from solti_store.cli.session import session_of
+from solti_store.cli.tasks import OutputOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+    from solti_store.embedded import EmbeddedServer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Migrate the database, and look after the private server.", no_args_is_help=False)
+
+
+@app.command()
+def upgrade(
+    context: typer.Context,
+    revision: Annotated[str, typer.Argument(metavar="[REVISION]", help="Up to which revision.")] = "head",
+) -> None:
+    """Bring the database's schema up to date. Any number of processes may do so at once."""
+    from solti_store import migrate  # noqa: PLC0415 - half a second that help does not need
+    from solti_store.url import resolve_url  # noqa: PLC0415
+
+    migrate.upgrade(resolve_url(session_of(context).url), revision)
+    _print_revision(context)
+
+
+@app.command()
+def downgrade(
+    context: typer.Context,
+    revision: Annotated[
+        str, typer.Argument(metavar="REVISION", help="Down to which; base removes all tables.", show_default=False)
+    ],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take the schema back to an older revision. Data that has no place there is lost."""
+    if not yes:
+        raise UsageError("a downgrade may lose data: give -y if that is meant")
+    from solti_store import migrate  # noqa: PLC0415
+    from solti_store.url import resolve_url  # noqa: PLC0415
+
+    migrate.downgrade(resolve_url(session_of(context).url), revision)
+    _print_revision(context)
+
+
+@app.command()
+def current(context: typer.Context, output: OutputOption = Output.NAME) -> int:
+    """Show the schema's revision. Exit code 5 if it is not the one that this version needs."""
+    from solti_store.sql.revision import HEAD  # noqa: PLC0415
+
+    found = _revision(context)
+    if output is Output.JSON:
+        import json  # noqa: PLC0415
+
+        emit(json.dumps({"revision": found, "head": HEAD}, separators=(",", ":")) + "\n")
+    elif output is Output.TABLE:
+        show_details([("Revision", found or "none"), ("Needed", HEAD)])
+    else:
+        emit(f"{found or 'none'}\n")
+    if found == HEAD:
+        return Exit.OK
+    note(f"this version needs {HEAD}: run `solti-store db upgrade`")
+    return Exit.UNAVAILABLE
+
+
+@app.command()
+def status(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Show whether the private server runs, and where its files are."""
+    found = _private_server(context).status()
+    url = found.url
+    if output is Output.JSON:
+        import json  # noqa: PLC0415
+
+        document = {
+            "state": found.state,
+            "pid": found.pid,
+            "major": found.major,
+            "dataRoot": str(found.data_root),
+            "logFile": str(found.log_file),
+            "url": url,
+        }
+        emit(json.dumps(document, separators=(",", ":")) + "\n")
+    elif output is Output.NAME:
+        emit(f"{found.state}\n")
+    else:
+        rows = [("State", found.state), ("Process", f"{found.pid or '-'}"), ("PostgreSQL", f"{found.major or '-'}")]
+        rows += [("Data", str(found.data_root)), ("Log", str(found.log_file)), ("URL", url or "-")]
+        show_details(rows, {"ready": "green", "stopped": "yellow"})
+
+
+@app.command()
+def stop(context: typer.Context) -> None:
+    """Stop the private server, for everybody who uses it; the next use starts it again."""
+    note("stopped the private server" if _private_server(context).stop() else "the private server was not running")
+
+
+def _private_server(context: typer.Context) -> "EmbeddedServer":
+    from solti_store.url import is_embedded  # noqa: PLC0415
+
+    if not is_embedded(session_of(context).url):
+        raise UsageError("this is about the private server, and a URL was given")
+    from solti_store.embedded import EmbeddedServer  # noqa: PLC0415
+
+    return EmbeddedServer()
+
+
+def _print_revision(context: typer.Context) -> None:
+    emit(f"{_revision(context) or 'none'}\n")
+
+
+def _revision(context: typer.Context) -> str | None:
+    from solti_store.ops import schema  # noqa: PLC0415
+
+    with _connection(context) as connection:
+        return schema.revision(connection)
+
+
+@contextmanager
+def _connection(context: typer.Context) -> "Iterator[Connection]":
+    """A connection to a database that may not be migrated, which a store would refuse."""
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    from solti_store.engine import open_engine  # noqa: PLC0415
+    from solti_store.faults import translate  # noqa: PLC0415
+
+    engine = open_engine(session_of(context).url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise translate(error) from error
+    finally:
+        engine.dispose()

@@ -1,0 +1,36 @@
+"""What the global options say, and the store they lead to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from solti_store.store import TaskStore
+
+__all__ = ["Session", "open_store", "session_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The global options.
+
+    Attributes:
+        url: The database, from `--url` or the environment; None means the private server.
+    """
+
+    url: str | None
+
+
+def session_of(context: Any) -> Session:  # noqa: ANN401 - Typer's context
+    """The global options of this invocation."""
+    found = context.find_root().obj
+    assert isinstance(found, Session)  # noqa: S101 - the app's callback has put it there
+    return found
+
+
+def open_store(context: Any) -> TaskStore:  # noqa: ANN401
+    """Open the store that the global options name; a context manager."""
+    from solti_store.store import TaskStore  # noqa: PLC0415 - half a second that help does not need
+
+    return TaskStore.open(session_of(context).url)
