@@ -95,6 +95,9 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except (BrokenPipeError, PipeClosedError):
         code = Exit.OK
+    except SystemExit as error:
+        # How Typer ends the options that install completion, and a help text whose reader is gone.
+        code = error.code if isinstance(error.code, int) else Exit.OK
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last place to turn it into a message
         code = report(error)
     _finish_output()

@@ -32,6 +32,7 @@ __all__ = [
     "one_line",
     "show_details",
     "show_table",
+    "span",
 ]
 
 PHASE_STYLES = {
@@ -168,6 +169,7 @@ def _drawn(table: Table) -> str:
         title_style="bold",
         header_style="bold",
         pad_edge=False,
+        padding=(0, 1, 0, 0),
         show_edge=False,
     )
     for column in table.columns:
@@ -216,6 +218,14 @@ def elapsed(milliseconds: float) -> str:
     if whole < 86_400:  # noqa: PLR2004
         return f"{whole // 3600}h{whole % 3600 // 60:02}m"
     return f"{whole // 86_400}d"
+
+
+def span(milliseconds: int) -> str:
+    """A length of time exactly, in the largest unit that measures it: `1500ms`, `30s`, `5m`, `2h`."""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds >= size and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms"
 
 
 def ago(then_ms: int, now_ms: float) -> str:

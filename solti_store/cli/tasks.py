@@ -14,7 +14,7 @@ from solti_store.cli.session import open_store
 from solti_store.errors import SoltiStoreError
 
 if TYPE_CHECKING:
-    from solti_store.model import Task, TaskPage, TaskQuery
+    from solti_store.model import Task, TaskQuery
     from solti_store.store import TaskStore
 
 __all__ = ["OutputOption", "cancel", "delete", "get", "list_", "runs"]
@@ -98,36 +98,50 @@ def list_(
             "withTotal": total,
         }
     )
-    tail: list[str] = []
+    found = _Listing()
     with open_store(context) as store:
-        pages = _pages(store, query, tail, every=every)
+        pages = found.pages(store, query, every=every)
         if output is Output.JSON:
-            for part in page_as_json(pages, tail):
+            for part in page_as_json(pages, found.members):
                 emit(part)
-        elif output is Output.NAME:
+            return
+        if output is Output.NAME:
             for page in pages:
                 show_tasks(page, output)
         else:
             # A table's widths depend on all its rows.
             show_tasks([task for page in pages for task in page], output)
+    if found.total is not None:
+        note(f"{found.total} in all")
+    if found.cursor is not None:
+        note(f"there are more: --cursor {found.cursor}")
 
 
-def _pages(store: "TaskStore", query: "TaskQuery", tail: list[str], *, every: bool) -> Iterator[list["Task"]]:
-    """The pages to show; what else there is to say goes to stderr, and into the JSON document's tail."""
-    while True:
-        page: TaskPage = store.list(query)
-        yield list(page)
-        if page.total is not None:
-            note(f"{page.total} in all")
-            tail.append(f'"total":{page.total}')
-        if page.next_cursor is None:
-            return
-        if not every:
-            note(f"there are more: --cursor {page.next_cursor}")
-            # A cursor is base64 for URLs, so it needs no escapes.
-            tail.append(f'"nextCursor":"{page.next_cursor}"')
-            return
-        query = query.replace(cursor=page.next_cursor, with_total=False)
+class _Listing:
+    """What a listing has to say beside its tasks; complete after the last page."""
+
+    def __init__(self) -> None:
+        self.total: int | None = None
+        self.cursor: str | None = None
+
+    def pages(self, store: "TaskStore", query: "TaskQuery", *, every: bool) -> Iterator[list["Task"]]:
+        """The page asked for, or all of them."""
+        while True:
+            page = store.list(query)
+            yield list(page)
+            self.total = page.total if self.total is None else self.total
+            if page.next_cursor is None:
+                return
+            if not every:
+                self.cursor = page.next_cursor
+                return
+            query = query.replace(cursor=page.next_cursor, with_total=False)
+
+    def members(self) -> list[str]:
+        """The same, as members of the JSON document."""
+        result = [] if self.total is None else [f'"total":{self.total}']
+        # A cursor is base64 for URLs, so it needs no escapes.
+        return result if self.cursor is None else [*result, f'"nextCursor":"{self.cursor}"']
 
 
 def runs(

@@ -8,11 +8,11 @@ from shlex import join
 from typing import TYPE_CHECKING
 
 from solti_store.cli import render
-from solti_store.cli.render import PHASE_STYLES, Column, Output, Table, ago, elapsed, emit, one_line
+from solti_store.cli.render import PHASE_STYLES, Column, Output, Table, ago, elapsed, emit, note, one_line, span
 from solti_store.model import Command, Container, Script, Subprocess, Wasm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from solti_store.model import Task, TaskKind, TaskRun, Timestamp
 
@@ -45,10 +45,12 @@ def show_tasks(tasks: Sequence[Task], output: Output) -> None:
     if output is Output.NAME:
         emit("".join(f"{task.id}\n" for task in tasks))
     elif output is Output.JSON:
-        for part in page_as_json([tasks], []):
+        for part in page_as_json([tasks]):
             emit(part)
-    else:
+    elif tasks:
         _show_rows(tasks)
+    else:
+        note("no tasks")
 
 
 def show_task(task: Task, output: Output) -> None:
@@ -61,19 +63,19 @@ def show_task(task: Task, output: Output) -> None:
         render.show_details(list(_details(task)), PHASE_STYLES)
 
 
-def page_as_json(pages: Iterable[Sequence[Task]], tail: list[str]) -> Iterator[str]:
+def page_as_json(pages: Iterable[Sequence[Task]], tail: Callable[[], list[str]] = list) -> Iterator[str]:
     """One JSON document of many tasks, page by page.
 
     Args:
         pages: The tasks.
-        tail: Further members of the document, as JSON; looked at after the last page.
+        tail: Further members of the document, as JSON; asked for after the last page.
     """
     separator = '{"items":['
     for page in pages:
         for task in page:
             yield separator + task.to_json()
             separator = ","
-    yield ("" if separator == "," else separator) + "".join(["]", *(f",{member}" for member in tail), "}\n"])
+    yield ("" if separator == "," else separator) + "".join(["]", *(f",{member}" for member in tail()), "}\n"])
 
 
 def show_runs(runs: Sequence[TaskRun], output: Output) -> None:
@@ -83,6 +85,9 @@ def show_runs(runs: Sequence[TaskRun], output: Output) -> None:
         return
     if output is Output.JSON:
         emit('{"items":[' + ",".join(run.to_json() for run in runs) + "]}\n")
+        return
+    if not runs:
+        note("no runs")
         return
     now = time.time() * 1000
     columns = [
@@ -117,7 +122,6 @@ def _show_rows(tasks: Sequence[Task]) -> None:
         Column("ATTEMPT", is_number=True),
         Column("SLOT", is_flexible=True),
         Column("KIND"),
-        Column("CREATED"),
         Column("UPDATED"),
         Column("DETAIL", is_flexible=True),
     ]
@@ -128,7 +132,6 @@ def _show_rows(tasks: Sequence[Task]) -> None:
             str(task.status.attempt),
             task.spec.slot,
             task.spec.kind.name,
-            ago(task.metadata.created_at, now),
             ago(task.metadata.updated_at, now),
             one_line(task.status.error) if task.status.error else what(task.spec.kind),
         )
@@ -154,13 +157,13 @@ def _details(task: Task) -> Iterator[tuple[str, str]]:
             yield "Directory", one_line(spec.kind.spec.cwd)
         if not spec.kind.spec.fail_on_non_zero:
             yield "Exit codes", "any is a success"
-    yield "Timeout", elapsed(spec.timeout)
+    yield "Timeout", span(spec.timeout)
     retries = "" if spec.max_retries is None else f", at most {spec.max_retries} retries"
     yield "Restart", f"{spec.restart}{retries}"
     backoff = spec.backoff
     yield (
         "Backoff",
-        f"{elapsed(backoff.first_ms)}..{elapsed(backoff.max_ms)} x{backoff.factor:g}, jitter {backoff.jitter.value}",
+        f"{span(backoff.first_ms)}..{span(backoff.max_ms)} x{backoff.factor:g}, jitter {backoff.jitter.value}",
     )
     if spec.labels:
         yield "Labels", _pairs(spec.labels.items())

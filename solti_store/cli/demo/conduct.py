@@ -126,7 +126,8 @@ class Conductor:
         self._victim = victim
         self._orphans = {job.task_id: attempt for job, attempt, _ in held[name]}
         self._stage.say(
-            f"killed {name} (pid {victim.process.pid}, SIGKILL) with {len(held[name])} attempts running", "bold red"
+            f"killed {name} (pid {victim.process.pid}, SIGKILL) in the middle of {len(held[name])} attempts or more",
+            "bold red",
         )
 
     def _held(self) -> dict[str, list[tuple[Job, int, int]]]:

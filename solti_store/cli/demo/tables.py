@@ -81,8 +81,8 @@ def _rescues(account: Account) -> Table:
             (
                 rescue.entry.task.id,
                 rescue.entry.job.role.value,
-                f"#{lost.attempt} on {lost.agent}",
-                "-" if again is None else f"#{again.attempt} on {again.agent}",
+                f"#{lost.attempt} on {_short(lost.agent)}",
+                "-" if again is None else f"#{again.attempt} on {_short(again.agent)}",
                 waited,
                 rescue.entry.task.phase.value,
             )
@@ -96,6 +96,11 @@ def _rescues(account: Account) -> Table:
         Column("END", styles=PHASE_STYLES),
     ]
     return Table(columns, rows, "Rescued attempts")
+
+
+def _short(agent: str | None) -> str:
+    """The worker's name without what all of this run's names begin with."""
+    return (agent or "nobody").rpartition("-")[2]
 
 
 def _checks(account: Account) -> Table:
