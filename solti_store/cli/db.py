@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Migrate the database, and look after the private server.", no_args_is_help=False)
+app = typer.Typer(help="Migrate the database, and look after the private server.", rich_markup_mode=None)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from solti_store.cli.exits import PipeClosedError
 
@@ -34,6 +34,10 @@ __all__ = [
     "show_table",
     "span",
 ]
+
+_GAP = 2
+_LEAST_FLEXIBLE = 8
+_LEAST_NAME = 16
 
 PHASE_STYLES = {
     "pending": "yellow",
@@ -61,12 +65,14 @@ class Column:
     Attributes:
         title: Its heading.
         is_flexible: Whether it gives way first when the terminal is narrow.
+        is_name: Whether it gives way next.
         is_number: Whether it is aligned to the right.
         styles: The style of a cell, by its text.
     """
 
     title: str
     is_flexible: bool = False
+    is_name: bool = False
     is_number: bool = False
     styles: Mapping[str, str] = field(default_factory=dict)
 
@@ -172,26 +178,42 @@ def _drawn(table: Table) -> str:
         padding=(0, 1, 0, 0),
         show_edge=False,
     )
-    for column in table.columns:
-        drawn.add_column(
-            column.title,
-            justify="right" if column.is_number else "left",
-            # rich takes width away from columns that may wrap before it touches the others.
-            no_wrap=not column.is_flexible,
-            overflow="ellipsis",
-        )
+    target = console()
+    for column, width in zip(table.columns, _fitting_widths(table, target.width), strict=True):
+        justify: Literal["left", "right"] = "right" if column.is_number else "left"
+        drawn.add_column(column.title, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
     for row in table.rows:
         drawn.add_row(
             *(
-                # But no cell does wrap: a row is a line.
                 Text(cell, style=column.styles.get(cell, ""), no_wrap=True, overflow="ellipsis")
                 for cell, column in zip(row, table.columns, strict=True)
             )
         )
-    target = console()
     with target.capture() as captured:
         target.print(drawn)
     return captured.get()
+
+
+def _fitting_widths(table: Table, available: int) -> list[int]:
+    """The widths of the columns; rich itself would cut a phase to spare a long id."""
+    from rich.cells import cell_len  # noqa: PLC0415
+
+    widths = [
+        max(cell_len(text) for text in (column.title, *(row[index] for row in table.rows)))
+        for index, column in enumerate(table.columns)
+    ]
+    excess = sum(widths) + _GAP * (len(widths) - 1) - available
+    for least, group in (
+        (_LEAST_FLEXIBLE, [index for index, column in enumerate(table.columns) if column.is_flexible]),
+        (_LEAST_NAME, [index for index, column in enumerate(table.columns) if column.is_name]),
+    ):
+        while excess > 0 and group:
+            widest = max(group, key=widths.__getitem__)
+            if widths[widest] <= least:
+                break
+            widths[widest] -= 1
+            excess -= 1
+    return widths
 
 
 # --- cells ----------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def submit(
     context: typer.Context,
     *,
     task_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The task's id; made up if not given.", show_default=False)
+        str | None, typer.Argument(metavar="ID", help="The task's id; made up if not given.", show_default=False)
     ] = None,
     file: Annotated[
         str | None,
@@ -60,7 +60,7 @@ def submit(
         str | None, typer.Option(metavar="TEXT|@FILE|-", help="The text of the script.", show_default=False)
     ] = None,
     slot: Annotated[
-        str | None, typer.Option(help="The admission lane; the id if not given.", show_default=False)
+        str | None, typer.Option(metavar="NAME", help="The admission lane; the id if not given.", show_default=False)
     ] = None,
     timeout: Annotated[
         str | None,
@@ -79,7 +79,8 @@ def submit(
         ),
     ] = None,
     max_retries: Annotated[
-        int | None, typer.Option(min=1, help="The most retries in a row; without, no limit.", show_default=False)
+        int | None,
+        typer.Option(metavar="N", min=1, help="The most retries in a row; without, no limit.", show_default=False),
     ] = None,
     backoff: Annotated[
         str | None,
@@ -115,7 +116,10 @@ def submit(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Create a task that runs a command, or a script, or what a JSON document says.
+    """Create a task from flags, or tasks from JSON.
+
+    A task runs the command after --, or a script, or what a JSON document says: a whole task as `get -o json` prints
+    it, {"id":…,"spec":{…}}, or a spec alone; one, an array of them, or one after another.
 
     Options that take KEY=VALUE may be repeated.
     """

@@ -57,17 +57,24 @@ def list_(
     ] = None,
     active: Annotated[bool, typer.Option("--active", help="Only pending and running tasks.")] = False,
     terminal: Annotated[bool, typer.Option("--terminal", help="Only tasks in one of the five end phases.")] = False,
-    slot: Annotated[str | None, typer.Option(help="Only tasks of this slot.", show_default=False)] = None,
+    slot: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only tasks of this slot.", show_default=False)
+    ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="Only tasks of this kind.", autocompletion=_completion_of(KINDS), show_default=False),
+        typer.Option(
+            metavar="KIND", help="Only tasks of this kind.", autocompletion=_completion_of(KINDS), show_default=False
+        ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="The most tasks to show, up to 1000; 100 if not given.", show_default=False),
+        typer.Option(
+            metavar="N", min=1, help="The most tasks to show, up to 1000; 100 if not given.", show_default=False
+        ),
     ] = None,
     cursor: Annotated[
-        str | None, typer.Option(help="Go on after an earlier page, by its cursor.", show_default=False)
+        str | None,
+        typer.Option(metavar="CURSOR", help="Go on after an earlier page, by its cursor.", show_default=False),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every page.")] = False,
     total: Annotated[bool, typer.Option("--total", help="Count all the tasks that meet the filters.")] = False,
@@ -147,7 +154,7 @@ class _Listing:
 def runs(
     context: typer.Context,
     task_id: TaskArgument,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="The most runs to show, the latest.")] = 1000,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="The most runs to show, the latest.")] = 1000,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the attempts of a task, the oldest first."""
@@ -158,9 +165,10 @@ def runs(
 
 
 def cancel(context: typer.Context, task_ids: TasksArgument, output: OutputOption = Output.TABLE) -> int:
-    """Cancel tasks: at once if they are not running, else as soon as their worker hears of it.
+    """Cancel tasks.
 
-    A task that is final already stays as it is.
+    At once if they are not running, else as soon as their worker hears of it. A task that is final already stays as
+    it is.
     """
     from solti_store.cli.views import show_tasks  # noqa: PLC0415
 
@@ -181,12 +189,17 @@ def delete(
     *,
     version: Annotated[
         int | None,
-        typer.Option(min=1, help="Delete only if the task is at this resourceVersion.", show_default=False),
+        typer.Option(
+            metavar="N", min=1, help="Delete only if the task is at this resourceVersion.", show_default=False
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     output: OutputOption = Output.NAME,
 ) -> int:
-    """Delete tasks with their runs, whatever their phase. Prints the ids of those that were there."""
+    """Delete tasks with their runs.
+
+    Whatever their phase. Prints the ids of those that were there.
+    """
     if version is not None and len(task_ids) > 1:
         raise UsageError("--version is one task's: give one id")
     if not yes:

@@ -93,7 +93,7 @@ def show_runs(runs: Sequence[TaskRun], output: Output) -> None:
     columns = [
         Column("ATTEMPT", is_number=True),
         _PHASE,
-        Column("AGENT"),
+        Column("AGENT", is_name=True),
         Column("STARTED"),
         Column("TOOK"),
         Column("EXIT", is_number=True),
@@ -117,7 +117,7 @@ def show_runs(runs: Sequence[TaskRun], output: Output) -> None:
 def _show_rows(tasks: Sequence[Task]) -> None:
     now = time.time() * 1000
     columns = [
-        Column("ID"),
+        Column("ID", is_name=True),
         _PHASE,
         Column("ATTEMPT", is_number=True),
         Column("SLOT", is_flexible=True),

@@ -1,6 +1,5 @@
 """The command `work`: run tasks until told to stop."""
 
-import asyncio
 import os
 import re
 import signal
@@ -21,6 +20,7 @@ from solti_store.cli.render import PHASE_STYLES, console, is_fancy, note, one_li
 from solti_store.cli.session import session_of
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from datetime import timedelta
 
     from solti_store.worker import Worker, WorkerEvent, WorkerReport
@@ -53,7 +53,9 @@ def work(
             show_default=False,
         ),
     ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Attempts at the same time.")] = 4,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", "-c", metavar="N", min=1, help="Attempts at the same time.")
+    ] = 4,
     lease: Annotated[
         str, typer.Option(metavar="TIME", help="How long it may be silent before others take over its attempts.")
     ] = _LEASE,
@@ -86,6 +88,8 @@ def work(
         while_stdin=while_stdin,
         tell=None if quiet else _teller(),
     )
+    import asyncio  # noqa: PLC0415 - a third of what `--help` costs
+
     return asyncio.run(_work(options))
 
 
@@ -103,6 +107,8 @@ class _Options:
 
 
 async def _work(options: _Options) -> int:
+    import asyncio  # noqa: PLC0415
+
     from solti_store.model import RunnerEnv  # noqa: PLC0415 - half a second that help does not need
     from solti_store.store import AsyncTaskStore  # noqa: PLC0415
     from solti_store.worker import Worker  # noqa: PLC0415
@@ -150,7 +156,7 @@ class _Stopper:
         self._worker.stop()
 
 
-def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
+def _watch_stdin(loop: "AbstractEventLoop", stop: Callable[[], None]) -> None:
     # The demo's workers must not outlive it, however it ends: a pipe closes with its last holder.
     with suppress(OSError):
         while os.read(0, 4096):

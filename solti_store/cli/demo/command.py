@@ -25,12 +25,14 @@ __all__ = ["demo"]
 def demo(
     context: typer.Context,
     *,
-    tasks: Annotated[int, typer.Option(min=20, max=999, help="How many tasks.")] = 200,
-    workers: Annotated[int, typer.Option(min=2, max=16, help="How many worker processes; one is killed.")] = 3,
+    tasks: Annotated[int, typer.Option(metavar="N", min=20, max=999, help="How many tasks.")] = 200,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=2, max=16, help="How many worker processes; one is killed.")
+    ] = 3,
     keep: Annotated[bool, typer.Option("--keep/--no-keep", help="Leave the tasks there, to look at.")] = True,
     output: OutputOption = Output.TABLE,
 ) -> int:
-    """Watch it work: real tasks, real workers, and one of them killed with SIGKILL.
+    """Run real tasks on real workers, and kill one of them.
 
     Some tasks fail and are retried, some fail for good, one takes too long, some are canceled. In the end every task
     must be final and every attempt accounted for; exit code 1 if that is not so.

@@ -59,7 +59,7 @@ def _workers(account: Account) -> Table:
         rows.append((member.name, *(str(cell) for cell in cells), _end_of(member)))
     numbers = ("ATTEMPTS", "SUCCEEDED", "FAILED", "STOPPED", "LOST")
     columns = [
-        Column("WORKER"),
+        Column("WORKER", is_name=True),
         *(Column(title, is_number=True) for title in numbers),
         Column("END", is_flexible=True, styles={cell[-1]: "bold red" for cell in rows if "SIGKILL" in cell[-1]}),
     ]
@@ -88,7 +88,7 @@ def _rescues(account: Account) -> Table:
             )
         )
     columns = [
-        Column("TASK"),
+        Column("TASK", is_name=True),
         Column("ROLE"),
         Column("LOST", is_flexible=True),
         Column("RESCUED AS", is_flexible=True),

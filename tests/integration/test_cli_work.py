@@ -1,0 +1,113 @@
+"""The worker from the command line."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+from cli_run import COMMAND, data_of, environment, run_cli
+
+from solti_store import Subprocess, TaskPhase, TaskSpec, TaskStore
+from solti_store.cli.work import default_agent_id
+from solti_store.model import AgentId, Labels, RunnerSelector, Slot, Timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def spec(slot: str, script: str, **labels: str) -> TaskSpec:
+    selector = RunnerSelector(match_labels=Labels(labels)) if labels else None
+    kind = Subprocess.command("sh", "-c", script)
+    return TaskSpec(slot=Slot(slot), kind=kind, timeout=Timeout(60_000), runner_selector=selector)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def start_worker(url: str, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, "work", *flags],
+        env=environment(url),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_runs_what_is_due_for_its_labels_and_tells(database_url: str) -> None:
+    with TaskStore.open(database_url) as store:
+        store.create("good", spec("good", '[ "$GREETING" = hi ]'))
+        store.create("bad", spec("bad", "echo oh >&2; exit 3"))
+        store.create("mine", spec("mine", "true", gpu="yes"))
+        store.create("other", spec("other", "true", gpu="no"))
+        flags = ["--id", "w1", "--label", "gpu=yes", "--env", "GREETING=hi", "-c", "2", "--lease", "10s"]
+        done = run_cli("work", *flags, "--until-idle", url=database_url)
+        assert (done.returncode, done.stdout) == (0, "")
+        lines = done.stderr.splitlines()
+        assert lines[0] == "worker w1 is ready"
+        assert lines[-1] == "worker w1 ends: 2 succeeded, 1 failed"
+        told = {tuple(line.split()[1:3]) for line in lines[1:-1]}
+        assert told == {
+            *(("started", name) for name in ("good", "bad", "mine")),
+            ("succeeded", "good"),
+            ("failed", "bad"),
+            ("succeeded", "mine"),
+        }
+        assert any(line.endswith("attempt 1: exit code 3: oh") for line in lines)
+        assert store.runs("good")[0].agent == "w1"
+        assert store.get("other").phase is TaskPhase.PENDING
+    quiet = run_cli("work", "-q", "--until-idle", "--id", "w2", url=database_url)
+    assert quiet.stderr == "worker w2 is ready\nworker w2 ends: nothing to do\n"
+
+
+def test_the_first_signal_lets_it_finish(database_url: str) -> None:
+    with TaskStore.open(database_url) as store, start_worker(database_url) as process:
+        store.create("runs", spec("runs", "sleep 1.5"))
+        until(lambda: store.get("runs").phase is TaskPhase.RUNNING)
+        process.send_signal(signal.SIGTERM)
+        store.create("late", spec("late", "true"))
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert "finishing what runs; once more to stop it" in said
+        assert store.get("runs").phase is TaskPhase.SUCCEEDED
+        assert store.get("late").phase is TaskPhase.PENDING
+
+
+def test_the_second_signal_stops_what_runs(database_url: str) -> None:
+    with TaskStore.open(database_url) as store, start_worker(database_url) as process:
+        store.create("runs", spec("runs", "exec sleep 60"))
+        until(lambda: store.get("runs").phase is TaskPhase.RUNNING)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # two of a kind at once are one signal
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert store.get("runs").phase is TaskPhase.FAILED
+
+
+def test_a_worker_of_the_demo_ends_with_it(database_url: str) -> None:
+    with TaskStore.open(database_url) as store, start_worker(database_url, "--while-stdin") as process:
+        store.create("runs", spec("runs", "exec sleep 60"))
+        until(lambda: store.get("runs").phase is TaskPhase.RUNNING)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=30) == 130
+        assert store.get("runs").phase is TaskPhase.FAILED
+
+
+def test_a_worker_without_a_name_gets_a_legal_one() -> None:
+    assert AgentId(default_agent_id()) == default_agent_id()
+
+
+def test_a_bad_name_is_one_line(database_url: str) -> None:
+    done = run_cli("work", "--id", "a b", url=database_url)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: invalid model: agent_id contains forbidden byte")
+    assert data_of("list", "-o", "name", url=database_url) == ""
