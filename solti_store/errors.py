@@ -110,7 +110,11 @@ class VersionConflict(SoltiStoreError):
     """
 
     def __init__(self, task_id: str, *, expected: int, current: int) -> None:
-        super().__init__(f"task '{task_id}' is at resourceVersion {current}, not {expected}")
+        super().__init__(
+            f"task '{task_id}' is at resourceVersion {current}, not {expected}"
+            if current != expected
+            else f"task '{task_id}' is not the one that was read: it was deleted and created again"
+        )
         self.task_id = task_id
         self.expected = expected
         self.current = current
@@ -185,5 +189,5 @@ class SchemaMismatch(SoltiStoreError):
     """The database's schema is not the one this code was written for; the message names the command."""
 
 
-class EmbeddedError(SoltiStoreError):
+class EmbeddedError(StoreUnavailable):
     """The private PostgreSQL server cannot be started or used."""

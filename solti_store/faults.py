@@ -17,7 +17,7 @@ from solti_store.errors import (
     TransactionAborted,
 )
 
-__all__ = ["Fault", "classify", "sqlstate", "translate"]
+__all__ = ["Fault", "classify", "is_refusal", "sqlstate", "translate"]
 
 
 class Fault(Enum):
@@ -37,6 +37,8 @@ _CONFLICTS = {"40001", "40P01"}
 # Shutdown, crash, starting up, too many clients; and read-only, as a demoted primary is: another connection, made
 # by a multi-host URL, leads to the new one.
 _UNREACHABLE = {"57P01", "57P02", "57P03", "53300", "25006"}
+# Of these, the ones that say no to a statement, or to a connection: nothing was begun.
+_REFUSALS = {"57P03", "53300", "25006"}
 _SCHEMA = {"3F000", "42P01", "42703", "42883"}
 _CLASS_CONNECTION = "08"
 _CLASS_DATA = "22"
@@ -59,6 +61,11 @@ def classify(error: DBAPIError) -> Fault:
     if error.connection_invalidated or state in _UNREACHABLE or state.startswith(_CLASS_CONNECTION):
         return Fault.CONNECTION
     return Fault.FINAL
+
+
+def is_refusal(error: DBAPIError) -> bool:
+    """Whether the server said that it did nothing, though the connection is of no use."""
+    return sqlstate(error) in _REFUSALS
 
 
 def translate(error: DBAPIError) -> SoltiStoreError:

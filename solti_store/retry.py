@@ -1,4 +1,4 @@
-"""When to run a transaction again: pure decisions, the waiting is the store's."""
+"""When to run an operation again: pure decisions, the waiting is the runner's."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from solti_store.errors import (
-    AlreadyExists,
-    AlreadyRunning,
-    NotFound,
-    OutcomeUnknown,
-    SoltiStoreError,
-    VersionConflict,
-)
-from solti_store.faults import Fault, classify, translate
+from solti_store.errors import OutcomeUnknown, SoltiStoreError
+from solti_store.faults import Fault, classify, is_refusal, translate
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
@@ -24,16 +17,16 @@ __all__ = ["Attempts", "Effect", "RetryPolicy"]
 
 
 class Effect(Enum):
-    """What it would do to run an operation a second time after it may have been committed."""
+    """What an operation does, should it run a second time after it may have been committed."""
 
-    REPEATABLE = auto()
-    """Nothing more: it reads, or is fenced, or says what should be."""
+    READ = auto()
+    """Nothing: it changes nothing."""
 
-    GUARDED = auto()
-    """It would be refused. If it is not, the first time had no effect; if it is, nobody knows whether by itself."""
+    FENCED = auto()
+    """Nothing more: it names an incarnation, which never comes back."""
 
     ONCE = auto()
-    """It would do more: never again after an unknown outcome."""
+    """Perhaps something else: it names an id, and others may have deleted and created the task in between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +35,7 @@ class RetryPolicy:
 
     Attributes:
         attempts: Tries in all, at least 1.
-        first_s: The longest wait before the second try, in seconds; it doubles each time, drawn from below.
+        first_s: The longest wait before the second try, in seconds; it doubles each time.
         max_s: The longest wait of all, in seconds.
     """
 
@@ -54,10 +47,6 @@ class RetryPolicy:
         """Seconds to wait after so many failures, at random between a quarter and the whole."""
         longest = min(self.max_s, self.first_s * 2.0 ** (failures - 1))
         return random.uniform(longest / 4, longest)  # noqa: S311 - jitter
-
-
-# A second try that meets one of these may have met its own first.
-_REFUSALS = (AlreadyExists, AlreadyRunning, NotFound, VersionConflict)
 
 
 class Attempts:
@@ -74,7 +63,7 @@ class Attempts:
 
         Args:
             error: What the database, or the way to it, said.
-            committing: Whether the transaction may be committed all the same.
+            committing: Whether the operation may be committed all the same.
 
         Returns:
             Seconds to wait before the next try.
@@ -84,21 +73,19 @@ class Attempts:
         """
         fault = classify(error)
         self._failures += 1
-        self._unknown |= committing and fault is Fault.CONNECTION
-        over = fault is Fault.FINAL or self._failures >= self._policy.attempts
-        if self._unknown and self._effect is not Effect.REPEATABLE and (over or self._effect is Effect.ONCE):
-            raise self._outcome_unknown() from error
-        if over:
-            raise translate(error) from error
+        if committing and fault is Fault.CONNECTION and not is_refusal(error) and self._effect is not Effect.READ:
+            self._unknown = True
+        if fault is Fault.FINAL or self._failures >= self._policy.attempts or self._must_not_repeat():
+            raise self.given_up(translate(error)) from error
         return self._policy.wait_s(self._failures)
 
-    def refused(self, error: SoltiStoreError) -> SoltiStoreError:
-        """The error to raise in place of `error`, which the operation ended with."""
-        if self._unknown and self._effect is Effect.GUARDED and isinstance(error, _REFUSALS):
-            return self._outcome_unknown()
-        return error
-
-    def _outcome_unknown(self) -> OutcomeUnknown:
+    def given_up(self, error: SoltiStoreError) -> SoltiStoreError:
+        """The error for the caller, when `error` ended the last try: an earlier one may have been committed."""
+        if not self._unknown:
+            return error
         return OutcomeUnknown(
             "the connection broke during COMMIT: the change may or may not be there; read before trying again"
         )
+
+    def _must_not_repeat(self) -> bool:
+        return self._unknown and self._effect is Effect.ONCE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from solti_store.errors import SoltiStoreError, StoreUnavailable
+from solti_store.errors import StoreUnavailable
 from solti_store.faults import translate
 from solti_store.retry import Attempts
 
@@ -36,7 +36,7 @@ class Mode:
     """What the runner has to know of an op.
 
     Attributes:
-        effect: What it would do a second time.
+        effect: What it does, should it run twice.
         single: Whether its first statement is all that it changes: then it needs no BEGIN and COMMIT around it,
             which is two round trips less.
     """
@@ -106,9 +106,9 @@ class Pooled:
             except DBAPIError as error:
                 wait = attempts.failed(error, committing=committing)
             except PoolTimeout as error:
-                raise _no_connection(error) from error
-            except SoltiStoreError as error:
-                raise attempts.refused(error) from error.__cause__
+                raise attempts.given_up(StoreUnavailable(f"no free connection in the pool: {error}")) from error
+            except StoreUnavailable as error:
+                raise attempts.given_up(error) from error
             time.sleep(wait)
 
 
@@ -142,9 +142,9 @@ class AsyncPooled:
             except DBAPIError as error:
                 wait = attempts.failed(error, committing=committing)
             except PoolTimeout as error:
-                raise _no_connection(error) from error
-            except SoltiStoreError as error:
-                raise attempts.refused(error) from error.__cause__
+                raise attempts.given_up(StoreUnavailable(f"no free connection in the pool: {error}")) from error
+            except StoreUnavailable as error:
+                raise attempts.given_up(error) from error
             await asyncio.sleep(wait)
 
 
@@ -188,7 +188,3 @@ class AsyncBound:
             return await self._connection.run_sync(op, *args, **kwargs)
         except DBAPIError as error:
             raise translate(error) from error
-
-
-def _no_connection(error: PoolTimeout) -> StoreUnavailable:
-    return StoreUnavailable(f"no free connection in the pool: {error}")

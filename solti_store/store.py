@@ -5,7 +5,8 @@ errors are the runner's (`solti_store.running`), the work is the op's (`solti_st
 
 Any method may raise `StoreUnavailable` (no connection, after some patience), `SchemaMismatch` (the database is not
 migrated to this version) and `Invalid` (an argument breaks a rule of the model). A method that changes something may
-raise `OutcomeUnknown`: the connection broke during COMMIT, and to run it again would not be safe.
+raise `OutcomeUnknown`: the connection broke during COMMIT, and the change may or may not be there. Where a second run
+is harmless, because it names an incarnation (`finish`, `heartbeat`, …), the store has tried before it gives up.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ DEFAULT_GRACE = timedelta(seconds=10)
 UPDATE_ATTEMPTS = 50
 _UPDATE_RETRY = RetryPolicy(first_s=0.001, max_s=0.05)
 
-READ = Mode(Effect.REPEATABLE, single=True)
-WRITE = Mode(Effect.REPEATABLE, single=True)
-WRITE_GUARDED = Mode(Effect.GUARDED, single=True)
-BATCH = Mode(Effect.REPEATABLE, single=False)
-BATCH_GUARDED = Mode(Effect.GUARDED, single=False)
+# Single statements commit themselves; FENCED and ONCE say what may be repeated when nobody knows whether they did.
+READ = Mode(Effect.READ, single=True)
+FENCED = Mode(Effect.FENCED, single=True)
+ONCE = Mode(Effect.ONCE, single=True)
+BATCH_FENCED = Mode(Effect.FENCED, single=False)
 BATCH_ONCE = Mode(Effect.ONCE, single=False)
 
 
@@ -141,7 +142,7 @@ class TaskStore:
         Raises:
             AlreadyExists: The id is taken.
         """
-        return self._run(tasks.create, WRITE_GUARDED, task_id, spec)
+        return self._run(tasks.create, ONCE, task_id, spec)
 
     def create_many(self, items: Sequence[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """Create all of these tasks, in this order, or none.
@@ -150,7 +151,7 @@ class TaskStore:
             AlreadyExists: One of the ids is taken; the error names the first.
             Invalid: An id occurs twice.
         """
-        return self._run(tasks.create_many, BATCH_GUARDED, items)
+        return self._run(tasks.create_many, BATCH_ONCE, items)
 
     def get(self, task_id: str) -> Task:
         """Read a task.
@@ -168,17 +169,23 @@ class TaskStore:
         """
         return self._run(tasks.list_page, READ, query)
 
-    def replace(self, task_id: str, spec: TaskSpec, *, expected_version: int) -> Task:
+    def replace(self, task_id: str, spec: TaskSpec, *, expected_version: int | Task) -> Task:
         """Replace a task's spec, if the task is still at `expected_version`.
 
         A running attempt is not touched; the new spec applies from the next. The same spec again changes nothing,
         the version included.
 
+        Args:
+            task_id: The task.
+            spec: Its new spec.
+            expected_version: The `resourceVersion` it must be at. Given a task as it was read, also the incarnation
+                must be that one's: versions start at 1 again when an id is deleted and created anew.
+
         Raises:
             NotFound: There is no task of this id.
             VersionConflict: The task has changed since; the error has its current version.
         """
-        return self._run(tasks.replace, WRITE_GUARDED, task_id, spec, expected=expected_version)
+        return self._run(tasks.replace, ONCE, task_id, spec, expected=expected_version)
 
     def update(self, task_id: str, change: Callable[[TaskSpec], TaskSpec]) -> Task:
         """Read a task's spec, change it, and write it back; again from the start if somebody else was quicker.
@@ -194,7 +201,7 @@ class TaskStore:
         for failures in range(1, UPDATE_ATTEMPTS + 1):
             task = self.get(task_id)
             try:
-                return self.replace(task_id, change(task.spec), expected_version=task.metadata.resource_version)
+                return self.replace(task_id, change(task.spec), expected_version=task)
             except VersionConflict:
                 if failures == UPDATE_ATTEMPTS:
                     raise
@@ -209,14 +216,15 @@ class TaskStore:
         Raises:
             NotFound: There is no task of this id.
         """
-        return self._run(tasks.cancel, WRITE, task_id)
+        return self._run(tasks.cancel, ONCE, task_id)
 
-    def delete(self, task_id: str, *, expected_version: int | None = None) -> bool:
+    def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """Delete a task with its runs, whatever its phase.
 
         Args:
             task_id: The task.
-            expected_version: Delete only at this version.
+            expected_version: Delete only at this version; or, given a task as it was read, only that incarnation
+                at that version.
 
         Returns:
             Whether there was one to delete.
@@ -225,8 +233,7 @@ class TaskStore:
             NotFound: There is none, and a version was expected.
             VersionConflict: The task has changed since.
         """
-        mode = WRITE if expected_version is None else WRITE_GUARDED
-        return self._run(tasks.delete, mode, task_id, expected=expected_version)
+        return self._run(tasks.delete, ONCE, task_id, expected=expected_version)
 
     def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """The latest runs of a task, at most `limit` (1000), the oldest of them first.
@@ -254,7 +261,7 @@ class TaskStore:
             labels: What runner selectors see of it.
             lease: How long it may go without a heartbeat before its attempts are taken away.
         """
-        return self._run(agents.register, WRITE, agent_id, kinds=kinds, labels=labels, lease=lease)
+        return self._run(agents.register, FENCED, agent_id, kinds=kinds, labels=labels, lease=lease)
 
     def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
         """Prolong the agent's lease by its length from now; what the agent should stop.
@@ -262,7 +269,7 @@ class TaskStore:
         Raises:
             AgentLost: This incarnation was closed, and its attempts with it.
         """
-        return self._run(agents.heartbeat, WRITE, agent)
+        return self._run(agents.heartbeat, FENCED, agent)
 
     def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
         """Start up to `limit` (1000) due tasks that the agent may run, the longest due first.
@@ -289,7 +296,7 @@ class TaskStore:
             AlreadyRunning: An attempt is running.
             AgentLost: This incarnation was closed.
         """
-        return self._run(attempts.start, WRITE_GUARDED, task_id, agent)
+        return self._run(attempts.start, BATCH_ONCE, task_id, agent)
 
     def finish(self, claim: Claim, outcome: Outcome) -> None:
         """Report how an attempt ended; the restart policy decides what follows. The same again is a no-op.
@@ -303,7 +310,7 @@ class TaskStore:
 
     def finish_many(self, results: Sequence[tuple[Claim, Outcome]]) -> Sequence[LeaseLost | None]:
         """Report a batch of attempts; for each, in order, None or why its report was refused."""
-        return self._run(attempts.finish_many, BATCH, results)
+        return self._run(attempts.finish_many, BATCH_FENCED, results)
 
     def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """Close the attempts of agents that fell silent, and those whose timeout nobody enforced.
@@ -314,11 +321,11 @@ class TaskStore:
             limit: The most agents, and the most overdue attempts, of one call.
             grace: How long past its deadline an attempt is left to its worker, to stop and report it.
         """
-        return self._run(attempts.reap, BATCH, limit=limit, grace=grace)
+        return self._run(attempts.reap, BATCH_FENCED, limit=limit, grace=grace)
 
     def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """Close the agent; what it still runs ends as if it had fallen silent."""
-        return self._run(attempts.sign_off, BATCH, agent)
+        return self._run(attempts.sign_off, BATCH_FENCED, agent)
 
 
 class AsyncTaskStore:
@@ -381,11 +388,11 @@ class AsyncTaskStore:
 
     async def create(self, task_id: str, spec: TaskSpec) -> Task:
         """As `TaskStore.create`."""
-        return await self._run(tasks.create, WRITE_GUARDED, task_id, spec)
+        return await self._run(tasks.create, ONCE, task_id, spec)
 
     async def create_many(self, items: Sequence[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """As `TaskStore.create_many`."""
-        return await self._run(tasks.create_many, BATCH_GUARDED, items)
+        return await self._run(tasks.create_many, BATCH_ONCE, items)
 
     async def get(self, task_id: str) -> Task:
         """As `TaskStore.get`."""
@@ -395,16 +402,16 @@ class AsyncTaskStore:
         """As `TaskStore.list`."""
         return await self._run(tasks.list_page, READ, query)
 
-    async def replace(self, task_id: str, spec: TaskSpec, *, expected_version: int) -> Task:
+    async def replace(self, task_id: str, spec: TaskSpec, *, expected_version: int | Task) -> Task:
         """As `TaskStore.replace`."""
-        return await self._run(tasks.replace, WRITE_GUARDED, task_id, spec, expected=expected_version)
+        return await self._run(tasks.replace, ONCE, task_id, spec, expected=expected_version)
 
     async def update(self, task_id: str, change: Callable[[TaskSpec], TaskSpec]) -> Task:
         """As `TaskStore.update`."""
         for failures in range(1, UPDATE_ATTEMPTS + 1):
             task = await self.get(task_id)
             try:
-                return await self.replace(task_id, change(task.spec), expected_version=task.metadata.resource_version)
+                return await self.replace(task_id, change(task.spec), expected_version=task)
             except VersionConflict:
                 if failures == UPDATE_ATTEMPTS:
                     raise
@@ -413,12 +420,11 @@ class AsyncTaskStore:
 
     async def cancel(self, task_id: str) -> Task:
         """As `TaskStore.cancel`."""
-        return await self._run(tasks.cancel, WRITE, task_id)
+        return await self._run(tasks.cancel, ONCE, task_id)
 
-    async def delete(self, task_id: str, *, expected_version: int | None = None) -> bool:
+    async def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """As `TaskStore.delete`."""
-        mode = WRITE if expected_version is None else WRITE_GUARDED
-        return await self._run(tasks.delete, mode, task_id, expected=expected_version)
+        return await self._run(tasks.delete, ONCE, task_id, expected=expected_version)
 
     async def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """As `TaskStore.runs`."""
@@ -435,11 +441,11 @@ class AsyncTaskStore:
         lease: timedelta = DEFAULT_LEASE,
     ) -> Agent:
         """As `TaskStore.register`."""
-        return await self._run(agents.register, WRITE, agent_id, kinds=kinds, labels=labels, lease=lease)
+        return await self._run(agents.register, FENCED, agent_id, kinds=kinds, labels=labels, lease=lease)
 
     async def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
         """As `TaskStore.heartbeat`."""
-        return await self._run(agents.heartbeat, WRITE, agent)
+        return await self._run(agents.heartbeat, FENCED, agent)
 
     async def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
         """As `TaskStore.claim`."""
@@ -451,7 +457,7 @@ class AsyncTaskStore:
 
     async def start(self, task_id: str, agent: Agent | None = None) -> Claim:
         """As `TaskStore.start`."""
-        return await self._run(attempts.start, WRITE_GUARDED, task_id, agent)
+        return await self._run(attempts.start, BATCH_ONCE, task_id, agent)
 
     async def finish(self, claim: Claim, outcome: Outcome) -> None:
         """As `TaskStore.finish`."""
@@ -461,12 +467,12 @@ class AsyncTaskStore:
 
     async def finish_many(self, results: Sequence[tuple[Claim, Outcome]]) -> Sequence[LeaseLost | None]:
         """As `TaskStore.finish_many`."""
-        return await self._run(attempts.finish_many, BATCH, results)
+        return await self._run(attempts.finish_many, BATCH_FENCED, results)
 
     async def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """As `TaskStore.reap`."""
-        return await self._run(attempts.reap, BATCH, limit=limit, grace=grace)
+        return await self._run(attempts.reap, BATCH_FENCED, limit=limit, grace=grace)
 
     async def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """As `TaskStore.sign_off`."""
-        return await self._run(attempts.sign_off, BATCH, agent)
+        return await self._run(attempts.sign_off, BATCH_FENCED, agent)

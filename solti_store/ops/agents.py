@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-__all__ = ["Agent", "CancelRequest", "heartbeat", "register", "routes_of"]
+__all__ = ["Agent", "CancelRequest", "heartbeat", "register", "require_open", "routes_of"]
 
 MAX_LEASE = timedelta(days=1)
 
@@ -42,7 +42,7 @@ class Agent:
     kinds: frozenset[KindName]
     labels: Labels
     lease: timedelta
-    judged: dict[UUID, bool]
+    judged: dict[UUID, bool] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,12 @@ def heartbeat(conn: Connection, agent: Agent, *, now: datetime | None = None) ->
     if not found:
         raise AgentLost(agent.id)
     return [CancelRequest(row.task, row.attempt) for row in found if row.task is not None]
+
+
+def require_open(conn: Connection, agent: Agent) -> None:
+    """Lock the agent against being closed, until the transaction ends; `AgentLost` when it is closed."""
+    if conn.execute(sql.HOLDER, {"agent_seq": agent.seq}).one_or_none() is None:
+        raise AgentLost(agent.id)
 
 
 def routes_of(conn: Connection, agent: Agent) -> list[UUID]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from solti_store.errors import Invalid
-from solti_store.model import MAX_LIMIT
+from typing import TYPE_CHECKING
 
-__all__ = ["limit", "version"]
+from solti_store.errors import Invalid
+from solti_store.model import MAX_LIMIT, Task
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["limit", "precondition"]
 
 _VERSION_MAX = 2**63 - 1  # PostgreSQL's bigint
 
@@ -17,11 +22,16 @@ def limit(given: int) -> int:
     return min(given, MAX_LIMIT)
 
 
-def version(expected: int) -> int:
-    """A `resourceVersion` to compare with."""
+def precondition(expected: int | Task) -> tuple[int, datetime | None]:
+    """A `resourceVersion` to compare with; of a task as it was read, the time of its creation too.
+
+    Created at: versions start at 1 again when an id is deleted and created anew.
+    """
+    if isinstance(expected, Task):
+        return expected.metadata.resource_version, expected.metadata.created_at.datetime
     if isinstance(expected, bool) or not isinstance(expected, int) or not 1 <= expected <= _VERSION_MAX:
         raise Invalid(
             f"invalid model: expected version must be an integer from 1 to {_VERSION_MAX}, got {expected!r}",
             field="expected",
         )
-    return expected
+    return expected, None

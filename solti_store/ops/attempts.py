@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from solti_store.errors import AgentLost, AlreadyRunning, LeaseLost
+from solti_store.errors import AlreadyRunning, LeaseLost
 from solti_store.model import BackoffPolicy, RestartPolicy, TaskId, TaskPhase
 from solti_store.ops import arguments, rows
-from solti_store.ops.agents import routes_of
-from solti_store.ops.tasks import get
+from solti_store.ops.agents import require_open, routes_of
+from solti_store.ops.tasks import act, get
 from solti_store.rules import restart
 from solti_store.rules.outcome import Outcome
 from solti_store.sql import agents as agents_sql
 from solti_store.sql import attempts as sql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Sequence
+    from datetime import datetime
 
     from sqlalchemy import Connection, Row
 
@@ -50,43 +52,47 @@ class Reaped:
 
 def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = None) -> list[Claim]:
     """Start up to `limit` due tasks that the agent may run, the longest due first."""
+    asked = {"agent_seq": agent.seq, "routes": routes_of(conn, agent), "now": now}
     most = arguments.limit(limit)
-    found = conn.execute(
-        sql.CLAIM,
-        {
-            "agent_seq": agent.seq,
-            "routes": routes_of(conn, agent),
-            "limit": most,
-            "now": now,
-        },
-    ).all()
-    if not found:
-        _require_open(conn, agent)
-    return [rows.claim(row) for row in found]
+    # Of a single route, the rest is all there is, and in order.
+    picked = list(conn.scalars(sql.PICK, asked | {"limit": most})) if len(asked["routes"]) > 1 else []
+    if len(picked) < most:
+        picked += conn.scalars(sql.PICK_REST, asked | {"limit": most - len(picked), "picked": picked})
+    if not picked:
+        require_open(conn, agent)
+        return []
+    return _start(conn, picked, agent, now)
 
 
 def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime | None = None) -> Claim:
     """Start an attempt of one task, whatever its phase and policies, unless it runs already."""
     checked = TaskId(task_id)
-    if agent is None:
-        row = conn.execute(sql.START_BY_HAND, {"task_id": checked, "now": now}).one_or_none()
-    else:
-        row = conn.execute(sql.START, {"task_id": checked, "agent_seq": agent.seq, "now": now}).one_or_none()
-    if row is not None:
-        return rows.claim(row)
     if agent is not None:
-        _require_open(conn, agent)
-    raise AlreadyRunning(checked, attempt=get(conn, checked).status.attempt)
+        require_open(conn, agent)
+    seq = act(conn, sql.PICK_BY_ID, {"task_id": checked})
+    if seq is None:
+        raise AlreadyRunning(checked, attempt=get(conn, checked).status.attempt)
+    (started,) = _start(conn, [seq.seq], agent, now)
+    return started
+
+
+def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: datetime | None) -> list[Claim]:
+    """Start tasks whose status rows are locked."""
+    found = conn.execute(
+        sql.START,
+        {
+            "seqs": picked,
+            "agent_seq": None if agent is None else agent.seq,
+            "agent_name": None if agent is None else agent.id,
+            "now": now,
+        },
+    )
+    return [rows.claim(row) for row in found]
 
 
 def held(conn: Connection, agent: Agent) -> list[Claim]:
     """The attempts that the agent runs, by the store's books."""
     return [rows.claim(row) for row in conn.execute(sql.SELECT_HELD, {"agent_seq": agent.seq})]
-
-
-def _require_open(conn: Connection, agent: Agent) -> None:
-    if conn.execute(agents_sql.SELECT_OPEN, {"agent_seq": agent.seq}).one_or_none() is None:
-        raise AgentLost(agent.id)
 
 
 # --- closing ------------------------------------------------------------------------------------
@@ -97,16 +103,16 @@ def finish_many(
 ) -> list[LeaseLost | None]:
     """Close a batch of attempts; for each, in order, None or why it was refused."""
     locked = {row.seq: row for row in conn.execute(sql.LOCK, {"seqs": [claim.seq for claim, _ in results]})}
-    done: dict[int, tuple[Row[Any], Outcome]] = {}
+    done: dict[int, tuple[Row[Any], _Verdict]] = {}
     late: list[int] = []
     for index, (claim, outcome) in enumerate(results):
         row = locked.get(claim.seq)
         mine = row is not None and row.phase == "running" and row.attempt == claim.attempt
         if row is not None and mine and claim.seq not in done:
-            done[claim.seq] = (row, outcome)
+            done[claim.seq] = (row, lambda _row, _policy, outcome=outcome: outcome)
         else:
             late.append(index)
-    _close(conn, done.values(), now)
+    _close(conn, list(done.values()), now)
     answers: list[LeaseLost | None] = [None] * len(results)
     if late:
         refusals = _refuse(conn, [results[index] for index in late], now)
@@ -115,40 +121,57 @@ def finish_many(
     return answers
 
 
-def _close(conn: Connection, done: Iterable[tuple[Row[Any], Outcome]], now: datetime | None) -> list[restart.Next]:
-    """Close running attempts whose status rows are locked; what follows each."""
-    pairs = list(done)
-    followed = [
-        restart.after(
-            outcome,
-            restart=RestartPolicy.from_json(row.restart),
-            backoff=BackoffPolicy.from_json(row.backoff),
-            max_retries=row.max_retries,
-            failures=row.failures,
-            cancel_requested=row.cancel_requested,
-            uniform=random.uniform,
+# From a locked status row and the policies beside it, how the attempt ended.
+_Verdict = Callable[["Row[Any]", "Row[Any]"], Outcome]
+
+
+def _close(conn: Connection, closing: Sequence[tuple[Row[Any], _Verdict]], now: datetime | None) -> list[Reaped]:
+    """Close running attempts whose status rows are locked."""
+    if not closing:
+        return []
+    seqs = [row.seq for row, _ in closing]
+    policies = {row.seq: row for row in conn.execute(sql.SELECT_POLICIES, {"seqs": seqs})}
+    outcomes = [verdict(row, policies[row.seq]) for row, verdict in closing]
+    followed = [_follow(row, policies[row.seq], outcome) for (row, _), outcome in zip(closing, outcomes, strict=True)]
+    conn.execute(
+        sql.CLOSE,
+        {
+            "seqs": seqs,
+            "attempts": [row.attempt for row, _ in closing],
+            "run_phases": [outcome.phase.value for outcome in outcomes],
+            "exit_codes": [outcome.exit_code for outcome in outcomes],
+            "errors": [outcome.error for outcome in outcomes],
+            "phases": [following.phase.value for following in followed],
+            "streaks": [following.failures for following in followed],
+            "delays": [
+                None if following.delay_ms is None else min(following.delay_ms, sql.MAX_DELAY_MS)
+                for following in followed
+            ],
+            "now": now,
+        },
+    )
+    return [
+        Reaped(
+            TaskId(policies[row.seq].id),
+            row.attempt,
+            policies[row.seq].agent_id,
+            outcome.phase,
+            following.delay_ms is not None,
         )
-        for row, outcome in pairs
+        for (row, _), outcome, following in zip(closing, outcomes, followed, strict=True)
     ]
-    if pairs:
-        conn.execute(
-            sql.CLOSE,
-            {
-                "seqs": [row.seq for row, _ in pairs],
-                "attempts": [row.attempt for row, _ in pairs],
-                "run_phases": [outcome.phase.value for _, outcome in pairs],
-                "exit_codes": [outcome.exit_code for _, outcome in pairs],
-                "errors": [outcome.error for _, outcome in pairs],
-                "phases": [following.phase.value for following in followed],
-                "streaks": [following.failures for following in followed],
-                "delays": [
-                    None if following.delay_ms is None else min(following.delay_ms, sql.MAX_DELAY_MS)
-                    for following in followed
-                ],
-                "now": now,
-            },
-        )
-    return followed
+
+
+def _follow(row: Row[Any], policy: Row[Any], outcome: Outcome) -> restart.Next:
+    return restart.after(
+        outcome,
+        restart=RestartPolicy.from_json(policy.restart),
+        backoff=BackoffPolicy.from_json(policy.backoff),
+        max_retries=policy.max_retries,
+        failures=row.failures,
+        cancel_requested=row.cancel_requested,
+        uniform=random.uniform,
+    )
 
 
 def _refuse(conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: datetime | None) -> list[LeaseLost | None]:
@@ -186,50 +209,26 @@ def _refuse(conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: dateti
 
 
 def reap(conn: Connection, *, limit: int, grace: timedelta, now: datetime | None = None) -> list[Reaped]:
-    """Close up to `limit` silent agents with all they run, and up to `limit` attempts long past their deadline."""
+    """Close up to `limit` silent agents, and up to `limit` attempts of closed agents or long past their deadline."""
     most = arguments.limit(limit)
-    closed = conn.execute(agents_sql.CLOSE_EXPIRED, {"limit": most, "now": now}).all()
-    return _close_agents(conn, closed, "lease expired: agent {} stopped reporting", now) + _close_overdue(
-        conn, most, grace, now
-    )
+    conn.execute(agents_sql.CLOSE_EXPIRED, {"limit": most, "now": now})
+    abandoned = conn.execute(sql.LOCK_ABANDONED, {"limit": most, "grace": grace, "now": now}).all()
+    return _close(conn, [(row, _abandoned) for row in abandoned], now)
 
 
 def sign_off(conn: Connection, agent: Agent, *, now: datetime | None = None) -> list[Reaped]:
     """Close the agent for good; what it still runs fails as if it had fallen silent."""
-    closed = conn.execute(agents_sql.CLOSE_AGENT, {"agent_seq": agent.seq, "now": now}).all()
-    return _close_agents(conn, closed, "agent {} signed off", now)
+    conn.execute(agents_sql.CLOSE_AGENT, {"agent_seq": agent.seq, "now": now})
+    left = conn.execute(sql.LOCK_OF_AGENT, {"agent_seq": agent.seq}).all()
+    return _close(conn, [(row, _abandoned) for row in left], now)
 
 
-def _close_agents(conn: Connection, closed: Sequence[Row[Any]], error: str, now: datetime | None) -> list[Reaped]:
-    if not closed:
-        return []
-    names = {row.seq: row.id for row in closed}
-    locked = conn.execute(sql.LOCK_OF_AGENTS, {"agents": list(names)}).all()
-    return _reaped(conn, [(row, names[row.agent], error.format(names[row.agent])) for row in locked], now)
-
-
-def _close_overdue(conn: Connection, limit: int, grace: timedelta, now: datetime | None) -> list[Reaped]:
-    locked = conn.execute(sql.LOCK_OVERDUE, {"limit": limit, "grace": grace, "now": now}).all()
-    return _reaped(conn, [(row, row.agent_id, None) for row in locked], now)
-
-
-def _reaped(
-    conn: Connection, closing: Sequence[tuple[Row[Any], str | None, str | None]], now: datetime | None
-) -> list[Reaped]:
-    """Close attempts as failed with the error given, as timed out without one, as canceled where that was asked."""
-    pairs = [
-        (
-            row,
-            Outcome.canceled()
-            if row.cancel_requested
-            else Outcome.timed_out(int(row.timeout))
-            if error is None
-            else Outcome.failed(error),
-        )
-        for row, _, error in closing
-    ]
-    followed = _close(conn, pairs, now)
-    return [
-        Reaped(TaskId(row.id), row.attempt, agent, outcome.phase, following.delay_ms is not None)
-        for (row, outcome), (_, agent, _), following in zip(pairs, closing, followed, strict=True)
-    ]
+def _abandoned(row: Row[Any], policy: Row[Any]) -> Outcome:
+    if row.cancel_requested:
+        return Outcome.canceled()
+    if row.agent_state == "lost":
+        return Outcome.failed(f"lease expired: agent {policy.agent_id} stopped reporting")
+    if row.agent_state == "stopped":
+        return Outcome.failed(f"agent {policy.agent_id} signed off")
+    # The attempt's own timeout; the spec may have another by now.
+    return Outcome.timed_out((row.deadline - policy.started_at) // timedelta(milliseconds=1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from solti_store.errors import AlreadyExists, Invalid, NotFound, VersionConflict
 from solti_store.model import TaskId, TaskPage, Timestamp
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Executable, Row
 
     from solti_store.model import Task, TaskQuery, TaskRun, TaskSpec
 
-__all__ = ["cancel", "create", "create_many", "delete", "get", "list_page", "replace", "runs"]
+__all__ = ["act", "cancel", "create", "create_many", "delete", "get", "list_page", "replace", "runs"]
 
 # A batch goes out in pieces of at most so many rows and, roughly, bytes: the server holds a parameter whole.
 _PIECE_ROWS = 20_000
@@ -132,47 +132,71 @@ def list_page(conn: Connection, query: TaskQuery) -> TaskPage:
     )
 
 
-def replace(conn: Connection, task_id: str, spec: TaskSpec, *, expected: int, now: datetime | None = None) -> Task:
-    """Replace the spec of the task at version `expected`; the same spec again changes nothing."""
-    checked = TaskId(task_id)
+def replace(
+    conn: Connection, task_id: str, spec: TaskSpec, *, expected: int | Task, now: datetime | None = None
+) -> Task:
+    """Replace the spec of the task as `expected`; the same spec again changes nothing."""
+    checked, (version, created) = TaskId(task_id), arguments.precondition(expected)
     route = route_of(spec)
-    row = conn.execute(
+    row = act(
+        conn,
         sql.REPLACE_SPEC,
         {
             "task_id": checked,
             "task_spec": spec.to_json(),
-            "expected": arguments.version(expected),
+            "expected": version,
+            "created": created,
             "route_id": route.id,
             "task_kind": route.kind,
             "route_selector": route.selector,
             "now": now,
         },
-    ).one_or_none()
+    )
     if row is not None:
         return rows.task(row)
     current = get(conn, checked)
-    # At that version with another spec: deleted and created again between the two statements.
-    if current.metadata.resource_version != expected or current.spec != spec:
-        raise VersionConflict(checked, expected=expected, current=current.metadata.resource_version)
-    return current
+    if _is_as_expected(current, expected) and current.spec == spec:
+        return current
+    raise VersionConflict(checked, expected=version, current=current.metadata.resource_version)
+
+
+def _is_as_expected(current: Task, expected: int | Task) -> bool:
+    if isinstance(expected, int):
+        return current.metadata.resource_version == expected
+    return (current.metadata.resource_version, current.metadata.created_at) == (
+        expected.metadata.resource_version,
+        expected.metadata.created_at,
+    )
 
 
 def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Task:
     """Cancel a task that is not running, ask for it if it is; of a final task, nothing."""
     checked = TaskId(task_id)
-    conn.execute(sql.CANCEL, {"task_id": checked, "now": now})
+    act(conn, sql.CANCEL, {"task_id": checked, "now": now})
     return get(conn, checked)
 
 
-def delete(conn: Connection, task_id: str, *, expected: int | None = None, now: datetime | None = None) -> bool:
+def delete(conn: Connection, task_id: str, *, expected: int | Task | None = None, now: datetime | None = None) -> bool:
     """Delete a task and its runs; whether there was one."""
     checked = TaskId(task_id)
-    at = None if expected is None else arguments.version(expected)
-    if conn.execute(sql.DELETE, {"task_id": checked, "expected": at, "now": now}).one_or_none() is not None:
+    version, created = (None, None) if expected is None else arguments.precondition(expected)
+    if act(conn, sql.DELETE, {"task_id": checked, "expected": version, "created": created, "now": now}) is not None:
         return True
-    if at is None:
+    if version is None:
         return False
-    raise VersionConflict(checked, expected=at, current=get(conn, checked).metadata.resource_version)
+    raise VersionConflict(checked, expected=version, current=get(conn, checked).metadata.resource_version)
+
+
+def act(conn: Connection, statement: Executable, parameters: dict[str, Any]) -> Row[Any] | None:
+    """Run a statement on one task, once more if it found nothing to do.
+
+    It may have waited for a row that was deleted and created anew by the time it looked; the new one is not in its
+    snapshot. It is in a second one's.
+    """
+    for _ in range(2):
+        if (row := conn.execute(statement, parameters).one_or_none()) is not None:
+            return row
+    return None
 
 
 def runs(conn: Connection, task_id: str, *, limit: int) -> tuple[TaskRun, ...]:

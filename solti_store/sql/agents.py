@@ -14,7 +14,6 @@ __all__ = [
     "HOLDER",
     "REGISTER",
     "SELECT_NEW_ROUTES",
-    "SELECT_OPEN",
 ]
 
 _agent = bindparam("agent_seq", type_=BigInteger())
@@ -39,13 +38,10 @@ REGISTER = (
 #: The agent that claims, if it is still open. KEY SHARE lets its own heartbeat pass, while whoever closes the
 #: agent (FOR UPDATE) has to wait: no attempt can be handed to an incarnation that was just closed.
 HOLDER = (
-    select(agents.c.seq, agents.c.id)
+    select(agents.c.seq)
     .where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
     .with_for_update(key_share=True, read=True)
 )
-
-#: Whether the agent is still open.
-SELECT_OPEN = select(agents.c.seq).where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
 
 _beat = (
     update(agents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -18,7 +18,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
-    null,
+    or_,
     select,
     true,
     update,
@@ -30,102 +30,38 @@ from solti_store.sql.events import event
 from solti_store.sql.tables import LATEST, agents, task_events, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, array_param
 
-if TYPE_CHECKING:
-    from sqlalchemy import CTE, Select
-
 __all__ = [
-    "CLAIM",
     "CLOSE",
     "INSERT_REFUSED",
     "LOCK",
-    "LOCK_OF_AGENTS",
-    "LOCK_OVERDUE",
+    "LOCK_ABANDONED",
+    "LOCK_OF_AGENT",
     "MAX_DELAY_MS",
+    "PICK",
+    "PICK_BY_ID",
+    "PICK_REST",
     "SELECT_HELD",
     "SELECT_HOLDERS",
+    "SELECT_POLICIES",
     "SELECT_RUNS",
     "START",
-    "START_BY_HAND",
 ]
 
 #: Longer timeouts and waits are cut to this (3,170 years): a u64 of milliseconds is more than a timestamptz holds.
 MAX_DELAY_MS = 100_000_000_000_000
 
 _id = bindparam("task_id", type_=Text())
+_agent = bindparam("agent_seq", type_=BigInteger())
 _limit = bindparam("limit", type_=BigInteger())
 
-#: What `solti_store.ops.rows.claim` reads.
-_CLAIM_COLUMNS = ("seq", "id", "attempt", "spec", "started_at", "deadline")
 
-
-def _later(milliseconds: ColumnElement[Any]) -> ColumnElement[Any]:
-    """`NOW` and so many milliseconds."""
-    return NOW + func.make_interval(0, 0, 0, 0, 0, 0, func.least(milliseconds, MAX_DELAY_MS) / 1000.0)
-
-
-def _start(picked: CTE, holder: CTE | None) -> Select[Any]:
-    """Start an attempt of each task in `picked` (`seq`, `ord`): status, run and event in one statement."""
-    started = (
-        update(task_status)
-        .where(task_status.c.seq == picked.c.seq, tasks.c.seq == picked.c.seq)
-        .values(
-            resource_version=task_status.c.resource_version + 1,
-            updated_at=LATEST,
-            phase="running",
-            attempt=task_status.c.attempt + 1,
-            exit_code=None,
-            error=None,
-            due_at=None,
-            agent=None if holder is None else select(holder.c.seq).scalar_subquery(),
-            deadline=_later(cast(tasks.c.spec["timeout"].astext, Numeric)),
-        )
-        .returning(
-            task_status.c.seq,
-            tasks.c.id,
-            task_status.c.resource_version,
-            task_status.c.updated_at,
-            task_status.c.phase,
-            task_status.c.attempt,
-            task_status.c.agent,
-            task_status.c.deadline,
-            cast(tasks.c.spec, Text).label("spec"),
-            picked.c.ord,
-        )
-        .cte("started")
-    )
-    run = (
-        insert(task_runs)
-        .from_select(
-            ["seq", "attempt", "phase", "started_at", "agent", "agent_id"],
-            select(
-                started.c.seq,
-                started.c.attempt,
-                started.c.phase,
-                started.c.updated_at,
-                started.c.agent,
-                null() if holder is None else select(holder.c.id).scalar_subquery(),
-            ),
-        )
-        .cte("run")
-    )
-    return (
-        select(
-            started.c.seq,
-            started.c.id,
-            started.c.attempt,
-            started.c.spec,
-            started.c.updated_at.label("started_at"),
-            started.c.deadline,
-        )
-        .order_by(started.c.ord, started.c.seq)
-        .add_cte(run, event(started, "started"))
-    )
+def _later(moment: ColumnElement[Any], milliseconds: ColumnElement[Any]) -> ColumnElement[Any]:
+    return moment + func.make_interval(0, 0, 0, 0, 0, 0, func.least(milliseconds, MAX_DELAY_MS) / 1000.0)
 
 
 _holder = HOLDER.cte("holder")
-
-_route = func.unnest(array_param("routes", "uuid")).table_valued(column("id", Uuid), name="mine").render_derived()
 _due = (task_status.c.due_at.is_not(None), task_status.c.due_at <= NOW)
+_route = func.unnest(array_param("routes", "uuid")).table_valued(column("id", Uuid), name="mine").render_derived()
 _oldest = (
     select(task_status.c.due_at)
     .where(task_status.c.route == _route.c.id, *_due)
@@ -133,8 +69,8 @@ _oldest = (
     .limit(_limit)
     .lateral("oldest")
 )
-# The oldest of each route, merged: how many of the batch come from where. Looked at before anything is locked, for
-# a lock on `limit` rows of every route would keep from other workers what this one then leaves behind.
+# The oldest of each route, merged: how many of the batch come from where. Looked at before anything is locked, for a
+# lock on `limit` rows of every route would keep from other workers what this one then leaves behind.
 _merged = select(_route.c.id.label("route")).join(_oldest, true()).order_by(_oldest.c.due_at).limit(_limit).subquery()
 _share = select(_merged.c.route, func.count().label("share")).group_by(_merged.c.route).cte("share")
 _free = (
@@ -145,69 +81,168 @@ _free = (
     .with_for_update(skip_locked=True)
     .lateral("free")
 )
-_picked = (
-    select(_free.c.seq, _free.c.due_at.label("ord"))
+
+_agent_is_open = select(_holder.c.seq).exists()
+
+#: Locks up to `limit` due tasks of `routes` for an open agent, and says which, the longest due first. May find fewer
+#: than there are: a route's share counts rows that others have locked. `PICK_REST` finds those.
+PICK = (
+    select(_free.c.seq)
     .select_from(_share.join(_free, true()))
-    .where(select(_holder.c.seq).exists())
-    .cte("picked")
+    .where(_agent_is_open)
+    .order_by(_free.c.due_at, _free.c.seq)
 )
 
-#: Hands `agent` up to `limit` due tasks of `routes`, oldest first.
-CLAIM = _start(_picked, _holder)
+_unlocked = (
+    select(task_status.c.seq)
+    .where(task_status.c.route == _route.c.id, *_due, task_status.c.seq != func.all(array_param("picked", "bigint")))
+    .order_by(task_status.c.due_at, task_status.c.seq)
+    .limit(_limit)
+    .with_for_update(skip_locked=True)
+    .lateral("unlocked")
+)
 
-_stopped = (
-    select(task_status.c.seq, literal(0).label("ord"))
+#: The same, route after route instead of merged, past those `picked` already: misses nothing that is not locked, and
+#: locks no more than it returns.
+PICK_REST = select(_unlocked.c.seq).select_from(_route.join(_unlocked, true())).where(_agent_is_open).limit(_limit)
+
+#: Locks the task `id` unless it is running.
+PICK_BY_ID = (
+    select(task_status.c.seq)
     .join(tasks, tasks.c.seq == task_status.c.seq)
     .where(tasks.c.id == _id, task_status.c.phase != "running")
     .with_for_update(of=task_status)
 )
 
-#: Starts the task `id` for `agent`, whatever phase it is in but running.
-START = _start(_stopped.where(select(_holder.c.seq).exists()).cte("picked"), _holder)
+_picked = (
+    func.unnest(array_param("seqs", "bigint"))
+    .table_valued(column("seq", BigInteger), with_ordinality="ord", name="picked")
+    .render_derived()
+)
+_started = (
+    update(task_status)
+    .where(task_status.c.seq == _picked.c.seq, tasks.c.seq == _picked.c.seq)
+    .values(
+        resource_version=task_status.c.resource_version + 1,
+        updated_at=LATEST,
+        phase="running",
+        attempt=task_status.c.attempt + 1,
+        exit_code=None,
+        error=None,
+        due_at=None,
+        agent=_agent,
+        deadline=_later(LATEST, cast(tasks.c.spec["timeout"].astext, Numeric)),
+    )
+    .returning(
+        task_status.c.seq,
+        tasks.c.id,
+        task_status.c.resource_version,
+        task_status.c.updated_at,
+        task_status.c.phase,
+        task_status.c.attempt,
+        task_status.c.agent,
+        task_status.c.deadline,
+        cast(tasks.c.spec, Text).label("spec"),
+        _picked.c.ord,
+    )
+    .cte("started")
+)
+_run = (
+    insert(task_runs)
+    .from_select(
+        ["seq", "attempt", "phase", "started_at", "agent", "agent_id"],
+        select(
+            _started.c.seq,
+            _started.c.attempt,
+            _started.c.phase,
+            _started.c.updated_at,
+            _started.c.agent,
+            bindparam("agent_name", type_=Text()),
+        ),
+    )
+    .cte("run")
+)
 
-#: The same for no agent: nothing but the deadline guards such an attempt.
-START_BY_HAND = _start(_stopped.cte("picked"), None)
+#: Starts an attempt of each of `seqs`, which the transaction has locked: status, run and event.
+#:
+#: A statement of its own, after the lock. The lock may come right after another's commit, and then a statement that
+#: locks has the new status, but beside it the spec, and so the timeout, from before that commit.
+START = (
+    select(
+        _started.c.seq,
+        _started.c.id,
+        _started.c.attempt,
+        _started.c.spec,
+        _started.c.updated_at.label("started_at"),
+        _started.c.deadline,
+    )
+    .order_by(_started.c.ord)
+    .add_cte(_run, event(_started, "started"))
+)
 
 # --- closing ------------------------------------------------------------------------------------
 
-_LOCKED_COLUMNS = (
+_locked = select(
     task_status.c.seq,
-    tasks.c.id,
     task_status.c.phase,
     task_status.c.attempt,
     task_status.c.failures,
-    task_status.c.agent,
+    task_status.c.deadline,
     task_status.c.cancel_requested_at.is_not(None).label("cancel_requested"),
-    cast(tasks.c.spec["restart"], Text).label("restart"),
-    cast(tasks.c.spec["backoff"], Text).label("backoff"),
-    cast(tasks.c.spec["maxRetries"].astext, BigInteger).label("max_retries"),
-    tasks.c.spec["timeout"].astext.label("timeout"),
 )
-_locked = select(*_LOCKED_COLUMNS).join_from(task_status, tasks, tasks.c.seq == task_status.c.seq)
 
 #: Locks the statuses of `seqs`, in order of seq as everybody who locks several, so that batches never deadlock.
 LOCK = (
     _locked.where(task_status.c.seq == func.any(array_param("seqs", "bigint")))
     .order_by(task_status.c.seq)
-    .with_for_update(of=task_status)
+    .with_for_update()
 )
 
-#: Locks what the closed `agents` still run.
-LOCK_OF_AGENTS = (
-    _locked.where(task_status.c.agent == func.any(array_param("agents", "bigint")), task_status.c.deadline.is_not(None))
-    .order_by(task_status.c.seq)
-    .with_for_update(of=task_status)
-)
-
-#: Locks attempts whose deadline passed `grace` ago. Reads the whole index of running attempts, which is as small as
-#: the fleet's capacity; by deadline alone it would be one more index to write at every claim.
-LOCK_OVERDUE = (
-    _locked.add_columns(agents.c.id.label("agent_id"))
+#: Locks what nobody will finish: attempts of agents that are closed, and those whose deadline passed `grace` ago.
+#:
+#: Skips what is locked: behind a worker that froze in the middle of a finish, a sweep that waited would hold up every
+#: other. Whatever is left is found by the next one.
+#: Reads the whole index of running attempts, which is as small as the fleet's capacity; by deadline alone it would be
+#: one more index to write at every claim.
+LOCK_ABANDONED = (
+    _locked.add_columns(agents.c.state.label("agent_state"))
     .outerjoin(agents, agents.c.seq == task_status.c.agent)
-    .where(task_status.c.deadline < NOW - bindparam("grace", type_=Interval()))
+    .where(
+        task_status.c.deadline.is_not(None),
+        or_(
+            agents.c.closed_at.is_not(None),
+            task_status.c.deadline < NOW - bindparam("grace", type_=Interval()),
+        ),
+    )
     .order_by(task_status.c.seq)
     .limit(_limit)
     .with_for_update(of=task_status, skip_locked=True)
+)
+
+#: The attempts of one closed agent, likewise.
+LOCK_OF_AGENT = (
+    _locked.add_columns(agents.c.state.label("agent_state"))
+    .join(agents, agents.c.seq == task_status.c.agent)
+    .where(task_status.c.agent == _agent, task_status.c.deadline.is_not(None), agents.c.closed_at.is_not(None))
+    .order_by(task_status.c.seq)
+    .with_for_update(of=task_status, skip_locked=True)
+)
+
+#: What decides what follows, of tasks that the transaction has locked: a statement of its own for the reason that
+#: `START` gives.
+SELECT_POLICIES = (
+    select(
+        tasks.c.seq,
+        tasks.c.id,
+        cast(tasks.c.spec["restart"], Text).label("restart"),
+        cast(tasks.c.spec["backoff"], Text).label("backoff"),
+        cast(tasks.c.spec["maxRetries"].astext, BigInteger).label("max_retries"),
+        task_runs.c.agent_id,
+        task_runs.c.started_at,
+    )
+    .join_from(task_status, tasks, tasks.c.seq == task_status.c.seq)
+    .join(task_runs, (task_runs.c.seq == task_status.c.seq) & (task_runs.c.attempt == task_status.c.attempt))
+    .where(task_status.c.seq == func.any(array_param("seqs", "bigint")))
 )
 
 _done = (
@@ -250,7 +285,7 @@ _closed = (
         exit_code=_done.c.exit_code,
         error=_done.c.error,
         failures=_done.c.failures,
-        due_at=case((_done.c.delay.is_not(None), _later(_done.c.delay))),
+        due_at=case((_done.c.delay.is_not(None), _later(NOW, _done.c.delay))),
         agent=None,
         deadline=None,
         cancel_requested_at=None,
@@ -345,7 +380,7 @@ INSERT_REFUSED = insert(task_events).from_select(
     ),
 )
 
-#: What `agent` runs now, as `CLAIM` would have handed it out: for a worker that did not hear the answer.
+#: What `agent` runs now, as `START` would have handed it out: for a worker that did not hear the answer.
 SELECT_HELD = (
     select(
         task_status.c.seq,
@@ -357,7 +392,7 @@ SELECT_HELD = (
     )
     .join_from(task_status, tasks, tasks.c.seq == task_status.c.seq)
     .join(task_runs, (task_runs.c.seq == task_status.c.seq) & (task_runs.c.attempt == task_status.c.attempt))
-    .where(task_status.c.agent == bindparam("agent_seq", type_=BigInteger()), task_status.c.deadline.is_not(None))
+    .where(task_status.c.agent == _agent, task_status.c.deadline.is_not(None))
     .order_by(task_status.c.seq)
 )
 

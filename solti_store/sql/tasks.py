@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from solti_store.sql.events import event
 from solti_store.sql.tables import LATEST, routes, task_status, tasks
-from solti_store.sql.types import NOW, array_param, json_param
+from solti_store.sql.types import NOW, Instant, array_param, json_param
 
 if TYPE_CHECKING:
     from sqlalchemy import CTE, FromClause, Select
@@ -174,13 +174,21 @@ INSERT_MANY = _insert(
 )
 
 
+_expected = bindparam("expected", type_=BigInteger())
+_created = bindparam("created", type_=Instant)
+# What a caller saw of a task: its version, and of which incarnation, to the millisecond that the model shows.
+_as_expected = and_(
+    or_(_expected.is_(None), task_status.c.resource_version == _expected),
+    or_(_created.is_(None), func.date_trunc("milliseconds", tasks.c.created_at) == _created),
+)
+
 _spec = json_param("task_spec")
 _changed = (
     update(task_status)
     .where(
         task_status.c.seq == tasks.c.seq,
         tasks.c.id == _id,
-        task_status.c.resource_version == bindparam("expected"),
+        _as_expected,
         tasks.c.spec != _spec,
     )
     .values(
@@ -269,14 +277,13 @@ CANCEL = select(_canceled.c.seq).add_cte(
     event(_canceled, case((_canceled.c.phase == "running", "cancelRequested"), else_="finished"))
 )
 
-_expected = bindparam("expected", type_=BigInteger())
 _held = (
     select(
         *(c for c in _status_columns if c is not task_status.c.updated_at),
         LATEST.label("updated_at"),
     )
     .select_from(_task)
-    .where(tasks.c.id == _id, or_(_expected.is_(None), task_status.c.resource_version == _expected))
+    .where(tasks.c.id == _id, _as_expected)
     # The status row first, as every other writer takes it; the cascade from tasks alone would meet a
     # concurrent replace the other way round.
     .with_for_update(of=task_status)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from sqlalchemy import create_engine, text
-from support import retrying, spec
+from support import retrying, selecting, spec
 
 from solti_store import (
     AgentLost,
@@ -26,6 +26,7 @@ from solti_store import (
     TaskStore,
     VersionConflict,
 )
+from solti_store.model import Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -213,8 +214,6 @@ def test_deletes_replaces_cancels_and_starts_of_one_task_end_in_typed_errors_onl
 
 
 def test_creators_of_a_new_route_wait_for_each_other_and_all_succeed(shared: TaskStore) -> None:
-    from support import selecting  # noqa: PLC0415
-
     for n in range(ROUNDS):
         selector = selecting(round=str(n))
         results = at_once(
@@ -224,8 +223,6 @@ def test_creators_of_a_new_route_wait_for_each_other_and_all_succeed(shared: Tas
 
 
 def test_a_worker_sees_routes_that_commit_late(database_url: str, shared: TaskStore) -> None:
-    from support import selecting  # noqa: PLC0415
-
     agent = shared.register("w", labels={"a": "1", "b": "1"})
     engine = create_engine(database_url)
     with engine.connect() as slow:
@@ -292,3 +289,136 @@ def test_every_version_step_has_one_event(database_url: str, shared: TaskStore) 
         )
     engine.dispose()
     assert sorted(versions) == list(range(1, shared.get("a").metadata.resource_version + 1))
+
+
+# --- what a statement that waited for a lock must not get wrong ----------------------------------
+
+
+def blocked(url: str, count: int = 1) -> None:
+    """Return once `count` backends of this database wait for a lock."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        while (connection.scalar(waiting) or 0) < count:
+            pass
+    engine.dispose()
+
+
+def test_an_attempt_that_waited_for_a_replace_starts_with_the_new_spec(database_url: str, shared: TaskStore) -> None:
+    agent = shared.register("w")
+    engine = create_engine(database_url)
+    shared.create("a", spec())
+    with engine.connect() as other, ThreadPoolExecutor(1) as pool:
+        shared.using(other).replace("a", spec(timeout=Timeout(77)), expected_version=1)
+        start = pool.submit(shared.start, "a", agent)
+        blocked(database_url)
+        other.commit()
+        claim = start.result()
+    assert claim.spec.timeout == 77
+    assert claim.deadline - claim.started_at == timedelta(milliseconds=77)
+    engine.dispose()
+
+
+def test_a_finish_that_waited_for_a_replace_follows_the_new_policy(database_url: str, shared: TaskStore) -> None:
+    engine = create_engine(database_url)
+    shared.create("a", retrying())
+    claim = shared.start("a")
+    with engine.connect() as other, ThreadPoolExecutor(1) as pool:
+        shared.using(other).replace("a", spec(), expected_version=2)
+        finish = pool.submit(shared.finish, claim, Outcome.failed("no"))
+        blocked(database_url)
+        other.commit()
+        finish.result()
+    assert shared.claim(shared.register("w")) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_rows_that_others_have_locked_hide_no_others(database_url: str, shared: TaskStore, limit: int) -> None:
+    agent = shared.register("w", labels={"a": "1"})
+    for n in range(6):
+        shared.create(f"t-{n}", spec(runner_selector=selecting(a="1") if n % 2 else None))
+    engine = create_engine(database_url)
+    with engine.connect() as other:
+        held = [shared.using(other).start(f"t-{n}").task_id for n in range(3)]
+        assert held == ["t-0", "t-1", "t-2"]
+        assert len(shared.claim(agent, limit=limit)) == limit
+    engine.dispose()
+
+
+def test_a_worker_frozen_in_a_finish_holds_up_no_reaper(database_url: str, shared: TaskStore) -> None:
+    silent = shared.register("silent", lease=timedelta(microseconds=1))
+    shared.create_many([("a", retrying()), ("b", retrying())])
+    first, second = shared.claim(silent, limit=2)
+    engine = create_engine(database_url)
+    with engine.connect() as frozen:
+        shared.using(frozen).finish(first, Outcome.succeeded())
+        assert [one.task_id for one in shared.reap()] == ["b"]
+    # Its transaction is gone, so the sweep takes what it held.
+    assert [one.task_id for one in shared.reap()] == ["a"]
+    with pytest.raises(LeaseLost):
+        shared.finish(second, Outcome.succeeded())
+    engine.dispose()
+
+
+def test_an_attempt_that_a_snapshot_missed_is_swept_later(database_url: str, shared: TaskStore) -> None:
+    agent = shared.register("w")
+    shared.create("a", retrying())
+    engine = create_engine(database_url, isolation_level="REPEATABLE READ")
+    with engine.connect() as old:
+        shared.using(old).list()
+        shared.claim(agent)
+        assert shared.using(old).sign_off(agent) == []
+        old.commit()
+    assert [one.task_id for one in shared.reap()] == ["a"]
+    assert shared.runs("a")[0].error == "agent w signed off"
+    engine.dispose()
+
+
+def test_nothing_based_on_an_old_incarnation_is_written_to_a_new_one(shared: TaskStore) -> None:
+    old = shared.create("a", spec())
+    shared.delete("a")
+    new = shared.create("a", spec(labels={"new": "yes"}))
+    assert old.metadata.resource_version == new.metadata.resource_version
+    for call in (
+        lambda: shared.replace("a", spec(max_retries=5), expected_version=old),
+        lambda: shared.replace("a", old.spec, expected_version=old),
+        lambda: shared.delete("a", expected_version=old),
+    ):
+        with pytest.raises(VersionConflict, match="created again"):
+            call()
+    assert shared.get("a") == new
+    assert shared.replace("a", spec(max_retries=5), expected_version=new).spec.max_retries == 5
+
+
+@pytest.mark.parametrize("operation", ["cancel", "delete", "start", "replace"])
+def test_a_task_that_was_recreated_while_waiting_is_acted_on(
+    database_url: str, shared: TaskStore, operation: str
+) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "cancel": lambda: shared.cancel("a").phase is TaskPhase.CANCELED,
+        "delete": lambda: shared.delete("a"),
+        "start": lambda: shared.start("a").attempt == 1,
+        "replace": lambda: shared.replace("a", spec(max_retries=1), expected_version=1).spec.max_retries == 1,
+    }
+    shared.create("a", spec())
+    engine = create_engine(database_url)
+    with engine.connect() as other, ThreadPoolExecutor(1) as pool:
+        shared.using(other).delete("a")
+        shared.using(other).create("a", spec())
+        waiting = pool.submit(calls[operation])
+        blocked(database_url)
+        other.commit()
+        assert waiting.result() is True
+    engine.dispose()
+
+
+def test_a_timeout_that_was_changed_while_running_is_not_the_attempts(shared: TaskStore) -> None:
+    shared.create("a", spec(timeout=Timeout(1)))
+    shared.start("a")
+    shared.replace("a", spec(timeout=Timeout(99_000)), expected_version=2)
+    while not shared.reap(grace=timedelta(0)):
+        pass  # a millisecond
+    assert shared.runs("a")[0].error == "timed out after 1ms"
