@@ -232,7 +232,7 @@ def on_terminal(*arguments: str, url: str, columns: int = 80, answer: bytes = b"
 
 
 def test_on_a_terminal_tables_have_colour_and_fit(database_url: str) -> None:
-    fill(database_url, ["a" * 30, "b" * 60])
+    fill(database_url, ["a" * 20, "b" * 60])
     code, coloured = on_terminal("list", url=database_url)
     assert code == 0
     assert "\x1b[33mpending" in coloured
@@ -240,7 +240,7 @@ def test_on_a_terminal_tables_have_colour_and_fit(database_url: str) -> None:
     assert max(len(line.rstrip()) for line in plain.splitlines()) <= 80
     lines = plain.splitlines()
     assert len(lines) == 4
-    assert lines[2].split()[:3] == ["a" * 30, "pending", "0"]
+    assert lines[2].split()[:3] == ["a" * 20, "pending", "0"]
     assert lines[3].split()[1:3] == ["pending", "0"]
     assert lines[3].split()[0].endswith("…")
     _, bare = on_terminal("list", url=database_url, NO_COLOR="1")
@@ -248,7 +248,7 @@ def test_on_a_terminal_tables_have_colour_and_fit(database_url: str) -> None:
     assert re.findall(r"\x1b\[([0-9;]*)m", bare.replace("\x1b[1m", "").replace("\x1b[0m", "")) == []
     _, wide = on_terminal("list", url=database_url, columns=200)
     assert "b" * 60 in wide
-    _, details = on_terminal("get", "a" * 30, url=database_url)
+    _, details = on_terminal("get", "a" * 20, url=database_url)
     assert "\x1b[33mpending" in details
 
 

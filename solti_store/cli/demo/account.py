@@ -111,19 +111,19 @@ class Account:
         return [
             Check("every task is final", f"{final} of {total}", final == total),
             Check("every task ended as planned", f"{planned} of {total}", planned == total),
-            Check("attempts are numbered 1 to n, each with one outcome", f"{attempts} attempts", numbered == total),
+            Check("attempts are numbered 1..n, each ended once", f"{attempts} attempts", numbered == total),
             Check(
-                "no attempt ran twice, by the scripts' own ledgers",
+                "no attempt ran twice, say the scripts' ledgers",
                 f"{sum(entry.executions for entry in self.entries)} executions",
                 once == total,
             ),
             Check(
                 "a worker was killed while it held attempts",
-                f"{len(of_victim)} lost with {victim.name}" if victim else "nobody was",
+                f"{len(of_victim)} were lost" if victim else "nobody was",
                 bool(of_victim),
             ),
             Check(
-                "every lost attempt that may be retried went to another worker",
+                "other workers took over what was lost",
                 f"{taken} of {len(retried)}",
                 taken == len(retried),
             ),

@@ -25,8 +25,8 @@ _TICK_S = 0.2
 _PATIENCE_S = 120.0
 # The kill comes when this share of the tasks is final: in the middle of the work, not before or after it.
 _KILL_AT = 0.25
-# An attempt of a slow task that began no longer ago than this is far from its end.
-_FRESH_MS = 1500
+# An attempt of a slow task that was first seen no longer ago than this is far from its end.
+_FRESH_S = 1.5
 _CANCELS = {
     Role.CANCEL_RUNNING: TaskPhase.RUNNING,
     Role.CANCEL_WAITING: TaskPhase.FAILED,
@@ -55,6 +55,8 @@ class Conductor:
         self._victim: Member | None = None
         # The attempts that the victim held: by task, the attempt.
         self._orphans: dict[str, int] = {}
+        # When an attempt was first seen to run, by our own clock: the database's may differ.
+        self._first_seen: dict[tuple[str, int], float] = {}
         self._start = 0.0
 
     def run(self) -> float:
@@ -102,18 +104,21 @@ class Conductor:
                 self._store.cancel(job.task_id)
                 self._stage.say(f"canceled {job.task_id}, which was {state}", "yellow")
         if self._victim is None:
+            held = self._held()
             if len(self._jobs) - len(self._open) >= _KILL_AT * len(self._jobs):
-                self._kill()
+                self._kill(held)
         else:
             self._greet_rescued()
 
-    def _kill(self) -> None:
+    def _kill(self, held: dict[str, list[tuple[Job, int]]]) -> None:
         """Kill the worker that holds the most of what is provably far from its end, if there is one."""
-        held = self._held()
         steady = self._crew.members[STEADY_WORKER - 1]
-        now = time.time() * 1000
+        now = time.monotonic()
         fresh = {
-            member.name: sum(job.role is Role.SLOW and now - began < _FRESH_MS for job, _, began in held[member.name])
+            member.name: sum(
+                job.role is Role.SLOW and now - self._first_seen[job.task_id, attempt] < _FRESH_S
+                for job, attempt in held[member.name]
+            )
             for member in self._crew.members
             if member is not steady and member.name in held
         }
@@ -124,20 +129,20 @@ class Conductor:
         os.kill(victim.process.pid, signal.SIGKILL)
         victim.killed_after_s = time.monotonic() - self._start
         self._victim = victim
-        self._orphans = {job.task_id: attempt for job, attempt, _ in held[name]}
+        self._orphans = {job.task_id: attempt for job, attempt in held[name]}
         self._stage.say(
-            f"killed {name} (pid {victim.process.pid}, SIGKILL) in the middle of {len(held[name])} attempts or more",
-            "bold red",
+            f"SIGKILL for {name} (pid {victim.process.pid}), which runs {len(held[name])} attempts", "bold red"
         )
 
-    def _held(self) -> dict[str, list[tuple[Job, int, int]]]:
-        """What each worker runs by the store's books: job, attempt, and when that began."""
-        held: dict[str, list[tuple[Job, int, int]]] = {}
+    def _held(self) -> dict[str, list[tuple[Job, int]]]:
+        """What each worker runs by the store's books: jobs, and the attempts."""
+        held: dict[str, list[tuple[Job, int]]] = {}
         for job in self._open:
             if self._seen[job.task_id].phase is TaskPhase.RUNNING:
                 (run,) = self._store.runs(job.task_id, limit=1)
                 if run.is_active and run.agent is not None:
-                    held.setdefault(run.agent, []).append((job, run.attempt, run.started_at))
+                    held.setdefault(run.agent, []).append((job, run.attempt))
+                    self._first_seen.setdefault((job.task_id, run.attempt), time.monotonic())
         return held
 
     def _greet_rescued(self) -> None:
