@@ -1,4 +1,4 @@
-"""Engines as the store likes them: for its own use, or as advice for a host application."""
+"""Engines as the store likes them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from solti_store.url import is_embedded, resolve_url
+from solti_store.url import is_embedded, resolve_url, start_embedded
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
+    from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["open_async_engine", "open_engine"]
@@ -25,6 +26,18 @@ _FROZEN_MS = 30_000
 # A connection idle for longer is asked whether it still lives before it is used: somebody on the way may have forgotten
 # it. Asking every time (pre_ping) costs 45 µs, half a point read.
 _IDLE_S = 30.0
+# Read-only, as a demoted primary is: a new connection, by a URL of several hosts, finds the new one. And a prepared
+# statement that a migration made stale, which psycopg would send again and again.
+_USELESS = {"25006", "0A000"}
+
+_DEFAULTS: dict[str, Any] = {
+    "pool_use_lifo": True,
+    "pool_recycle": _RECYCLE_S,
+    "skip_autocommit_rollback": True,
+    # Specs hold people's scripts and environments: not for logs and tracebacks.
+    "hide_parameters": True,
+    "connect_args": {"options": f"-c idle_in_transaction_session_timeout={_FROZEN_MS}"},
+}
 
 
 def open_engine(url: str | URL | None = None, **options: Any) -> Engine:  # noqa: ANN401 - SQLAlchemy's options
@@ -34,60 +47,43 @@ def open_engine(url: str | URL | None = None, **options: Any) -> Engine:  # noqa
         url: As for `resolve_url`.
         **options: Passed to `create_engine`.
     """
-    target = resolve_url(url)
-    engine = create_engine(target, **(_defaults() | options))
-    _watch(engine, revive=is_embedded(url))
+    engine = create_engine(resolve_url(url), **(_DEFAULTS | options))
+    _prepare(engine, embedded=is_embedded(url))
     return engine
 
 
 def open_async_engine(url: str | URL | None = None, **options: Any) -> AsyncEngine:  # noqa: ANN401
     """An engine for an async store; arguments as for `open_engine`."""
-    target = resolve_url(url)
-    engine = create_async_engine(target, **(_defaults() | options))
-    _watch(engine.sync_engine, revive=is_embedded(url))
+    engine = create_async_engine(resolve_url(url), **(_DEFAULTS | options))
+    _prepare(engine.sync_engine, embedded=is_embedded(url))
     return engine
 
 
-def _defaults() -> dict[str, Any]:
-    return {
-        "pool_use_lifo": True,
-        "pool_recycle": _RECYCLE_S,
-        "skip_autocommit_rollback": True,
-        # Specs hold people's scripts and environments: not for logs and tracebacks.
-        "hide_parameters": True,
-        "connect_args": {"options": f"-c idle_in_transaction_session_timeout={_FROZEN_MS}"},
-    }
+def _prepare(engine: Engine, *, embedded: bool) -> None:
+    event.listen(engine, "checkin", _note_time)
+    event.listen(engine, "checkout", _refuse_if_dead)
+    event.listen(engine, "handle_error", _give_up_if_useless)
+    if embedded:
+        event.listen(engine, "do_connect", _revive)
 
 
-def _watch(engine: Engine, *, revive: bool) -> None:
-    @event.listens_for(engine, "checkin")
-    def note_time(_dbapi: Any, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's hook
-        record.info["solti_idle_since"] = time.monotonic()
+def _note_time(_dbapi: Any, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's hook
+    record.info["solti_idle_since"] = time.monotonic()
 
-    @event.listens_for(engine, "checkout")
-    def refuse_if_dead(dbapi: Any, record: Any, _proxy: Any) -> None:  # noqa: ANN401
-        idle_since = record.info.get("solti_idle_since")
-        if idle_since is None:
-            return
-        try:
-            alive = not _has_news(record.driver_connection)
-            if alive and time.monotonic() - idle_since > _IDLE_S:
-                alive = engine.dialect.do_ping(dbapi)
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError from error
-        if not alive:
-            raise DisconnectionError
 
-    if revive:
-
-        @event.listens_for(engine, "do_connect")
-        def start_again(dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401
-            # The private server may have been killed, or its machine restarted, since the engine was made.
-            try:
-                return dialect.connect(*args, **kwargs)
-            except dialect.loaded_dbapi.OperationalError:
-                resolve_url(None)
-                return dialect.connect(*args, **kwargs)
+def _refuse_if_dead(dbapi: Any, record: Any, proxy: Any) -> None:  # noqa: ANN401 - SQLAlchemy's hook
+    idle_since = record.info.get("solti_idle_since")
+    if idle_since is None:
+        return
+    dialect = proxy._pool._dialect  # noqa: SLF001 - the hook is not told otherwise
+    try:
+        alive = not _has_news(record.driver_connection)
+        if alive and time.monotonic() - idle_since > _IDLE_S:
+            alive = dialect.do_ping(dbapi)
+    except dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError from error
+    if not alive:
+        raise DisconnectionError
 
 
 def _has_news(connection: Any) -> bool:  # noqa: ANN401 - psycopg's, sync or async
@@ -99,3 +95,17 @@ def _has_news(connection: Any) -> bool:  # noqa: ANN401 - psycopg's, sync or asy
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLIN)
     return bool(poller.poll(0))
+
+
+def _give_up_if_useless(context: ExceptionContext) -> None:
+    if getattr(context.original_exception, "sqlstate", None) in _USELESS:
+        context.is_disconnect = True
+
+
+def _revive(dialect: Any, _record: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - SQLAlchemy's hook
+    """Connect to the private server, which may have been killed since the engine was made."""
+    try:
+        return dialect.connect(*args, **kwargs)
+    except dialect.loaded_dbapi.OperationalError:
+        start_embedded()
+        return dialect.connect(*args, **kwargs)

@@ -34,11 +34,12 @@ class Fault(Enum):
 
 
 _CONFLICTS = {"40001", "40P01"}
+_FAILED_TRANSACTION = "25P02"
 # Shutdown, crash, starting up, too many clients; and read-only, as a demoted primary is: another connection, made
 # by a multi-host URL, leads to the new one.
 _UNREACHABLE = {"57P01", "57P02", "57P03", "53300", "25006"}
 # Of these, the ones that say no to a statement, or to a connection: nothing was begun.
-_REFUSALS = {"57P03", "53300", "25006"}
+_REFUSALS = {"57P03", "53300", "25006", "0A000"}
 _SCHEMA = {"3F000", "42P01", "42703", "42883"}
 _CLASS_CONNECTION = "08"
 _CLASS_DATA = "22"
@@ -68,10 +69,12 @@ def is_refusal(error: DBAPIError) -> bool:
     return sqlstate(error) in _REFUSALS
 
 
-def translate(error: DBAPIError) -> SoltiStoreError:
+def translate(error: DBAPIError) -> SoltiStoreError:  # noqa: PLR0911 - one for each meaning
     """The error a caller gets when there is nothing left to try."""
     state = sqlstate(error)
     match classify(error):
+        case Fault.FINAL if state == _FAILED_TRANSACTION:
+            return TransactionAborted("the transaction failed before; roll it back and run it again")
         case Fault.CONFLICT:
             return TransactionAborted(f"the transaction lost against a concurrent one ({state}); run it again")
         case Fault.CONNECTION:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,9 @@ CREATE_SCHEMA = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
 LOCK_KEY = 0x736F_6C74_6901  # "solti", then 1; any constant no other program uses
 LOCK_WAIT_S = 300.0
 LOCK_TIMEOUT = "10s"
+
+# Alembic keeps the migration under way in module globals: two threads would run theirs in each other's database.
+_one_thread = threading.Lock()
 
 
 def script_location() -> Path:
@@ -121,13 +125,13 @@ def upgrade(database: Engine | URL | str, revision: str = "head") -> None:
         database: An engine, or the URL of a direct connection.
         revision: A revision id, `head`, or a step like `+1`.
     """
-    with _clear_errors(), _connect(database) as connection:
+    with _one_thread, _clear_errors(), _connect(database) as connection:
         command.upgrade(config(connection), revision)
 
 
 def downgrade(database: Engine | URL | str, revision: str) -> None:
     """Take the schema back to `revision` (`base` removes every table)."""
-    with _clear_errors(), _connect(database) as connection:
+    with _one_thread, _clear_errors(), _connect(database) as connection:
         command.downgrade(config(connection), revision)
 
 
@@ -145,7 +149,8 @@ def _clear_errors() -> Iterator[None]:
 def _connect(database: Engine | URL | str) -> Iterator[Connection]:
     if isinstance(database, Engine):
         with database.connect() as connection:
-            yield connection
+            # Whatever the engine's default is: in AUTOCOMMIT a migration that fails would stay half done.
+            yield connection.execution_options(isolation_level="READ COMMITTED")
         return
     engine = create_engine(database, poolclass=NullPool)
     try:

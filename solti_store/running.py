@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from solti_store.errors import StoreUnavailable
+from solti_store.errors import Invalid, StoreUnavailable, TransactionAborted
 from solti_store.faults import translate
 from solti_store.retry import Attempts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -79,8 +80,7 @@ class Pooled:
     """Each op in a transaction of its own, tried again where that is safe."""
 
     def __init__(self, engine: Engine, policy: RetryPolicy) -> None:
-        self._single = engine.execution_options(isolation_level=_SINGLE)
-        self._several = engine.execution_options(isolation_level=_SEVERAL)
+        self._engine = engine
         self._policy = policy
 
     def __call__(  # noqa: D102
@@ -96,7 +96,9 @@ class Pooled:
             # Connecting is no commit; a single statement commits itself, so its failure may come after.
             committing = False
             try:
-                with (self._single if mode.single else self._several).connect() as conn:
+                with self._engine.connect() as conn:
+                    # Set here and not on the engine, where an interruption would lose the connection just taken.
+                    conn.execution_options(isolation_level=_SINGLE if mode.single else _SEVERAL)
                     committing = mode.single
                     result = op(conn, *args, **kwargs)
                     committing = True
@@ -116,8 +118,7 @@ class AsyncPooled:
     """The async twin of `Pooled`."""
 
     def __init__(self, engine: AsyncEngine, policy: RetryPolicy) -> None:
-        self._single = engine.execution_options(isolation_level=_SINGLE)
-        self._several = engine.execution_options(isolation_level=_SEVERAL)
+        self._engine = engine
         self._policy = policy
 
     async def __call__(  # noqa: D102
@@ -132,7 +133,8 @@ class AsyncPooled:
         while True:
             committing = False
             try:
-                async with (self._single if mode.single else self._several).connect() as conn:
+                async with self._engine.connect() as conn:
+                    await conn.execution_options(isolation_level=_SINGLE if mode.single else _SEVERAL)
                     committing = mode.single
                     result = await conn.run_sync(op, *args, **kwargs)
                     committing = True
@@ -163,10 +165,8 @@ class Bound:
         **kwargs: P.kwargs,
     ) -> T:
         del mode
-        try:
+        with _in_transaction(self._connection):
             return op(self._connection, *args, **kwargs)
-        except DBAPIError as error:
-            raise translate(error) from error
 
 
 class AsyncBound:
@@ -184,7 +184,20 @@ class AsyncBound:
         **kwargs: P.kwargs,
     ) -> T:
         del mode
-        try:
+        with _in_transaction(self._connection.sync_connection):
             return await self._connection.run_sync(op, *args, **kwargs)
-        except DBAPIError as error:
-            raise translate(error) from error
+
+
+@contextmanager
+def _in_transaction(connection: Connection | None) -> Iterator[None]:
+    """The caller's transaction: it must be one, and what breaks it gets the package's own errors."""
+    try:
+        if connection is not None and connection.connection.dbapi_connection.autocommit:  # type: ignore[union-attr]
+            raise Invalid(
+                "invalid model: using() takes a connection in a transaction, not in AUTOCOMMIT", field="connection"
+            )
+        yield
+    except PendingRollbackError as error:
+        raise TransactionAborted("the transaction failed before; roll it back and run it again") from error
+    except DBAPIError as error:
+        raise translate(error) from error

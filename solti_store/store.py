@@ -26,7 +26,7 @@ from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from sqlalchemy import URL, Connection, Engine
@@ -114,7 +114,7 @@ class TaskStore:
         transaction usable. `TransactionAborted` says that it is not.
 
         Args:
-            connection: From any engine, or `session.connection()` of an ORM session.
+            connection: From any engine, or `session.connection()` of an ORM session; not in AUTOCOMMIT mode.
         """
         bound = object.__new__(type(self))
         bound._run = Bound(connection)
@@ -144,14 +144,14 @@ class TaskStore:
         """
         return self._run(tasks.create, ONCE, task_id, spec)
 
-    def create_many(self, items: Sequence[tuple[str, TaskSpec]]) -> Sequence[Task]:
+    def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """Create all of these tasks, in this order, or none.
 
         Raises:
             AlreadyExists: One of the ids is taken; the error names the first.
             Invalid: An id occurs twice.
         """
-        return self._run(tasks.create_many, BATCH_ONCE, items)
+        return self._run(tasks.create_many, BATCH_ONCE, list(items))
 
     def get(self, task_id: str) -> Task:
         """Read a task.
@@ -275,13 +275,13 @@ class TaskStore:
         """Start up to `limit` (1000) due tasks that the agent may run, the longest due first.
 
         Raises:
-            AgentLost: This incarnation was closed.
+            AgentLost: This incarnation was closed, or its lease is over.
             OutcomeUnknown: Attempts may have been started that the answer did not reach; `held` has them.
         """
         return self._run(attempts.claim, BATCH_ONCE, agent, limit=limit)
 
     def held(self, agent: Agent) -> Sequence[Claim]:
-        """The attempts that the agent runs, by the store's books."""
+        """The attempts that the agent runs, by the store's books, with their tasks' present specs."""
         return self._run(attempts.held, READ, agent)
 
     def start(self, task_id: str, agent: Agent | None = None) -> Claim:
@@ -294,7 +294,7 @@ class TaskStore:
         Raises:
             NotFound: There is no task of this id.
             AlreadyRunning: An attempt is running.
-            AgentLost: This incarnation was closed.
+            AgentLost: This incarnation was closed, or its lease is over.
         """
         return self._run(attempts.start, BATCH_ONCE, task_id, agent)
 
@@ -390,9 +390,9 @@ class AsyncTaskStore:
         """As `TaskStore.create`."""
         return await self._run(tasks.create, ONCE, task_id, spec)
 
-    async def create_many(self, items: Sequence[tuple[str, TaskSpec]]) -> Sequence[Task]:
+    async def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """As `TaskStore.create_many`."""
-        return await self._run(tasks.create_many, BATCH_ONCE, items)
+        return await self._run(tasks.create_many, BATCH_ONCE, list(items))
 
     async def get(self, task_id: str) -> Task:
         """As `TaskStore.get`."""

@@ -9,7 +9,7 @@ from sqlalchemy.exc import ArgumentError
 
 from solti_store.errors import StoreUnavailable
 
-__all__ = ["URL_VARIABLE", "is_embedded", "resolve_url"]
+__all__ = ["URL_VARIABLE", "is_embedded", "resolve_url", "start_embedded"]
 
 URL_VARIABLE = "SOLTI_STORE_URL"
 
@@ -17,6 +17,18 @@ URL_VARIABLE = "SOLTI_STORE_URL"
 def is_embedded(url: str | URL | None) -> bool:
     """Whether `resolve_url(url)` means the embedded server."""
     return not (url or os.environ.get(URL_VARIABLE))
+
+
+def start_embedded() -> str:
+    """The URL of the user's private server, started if need be.
+
+    Raises:
+        EmbeddedError: It cannot be started.
+    """
+    # Imported here, because most deployments have a server and no extra `embedded`.
+    from solti_store.embedded import EmbeddedServer  # noqa: PLC0415
+
+    return EmbeddedServer().ensure_running()
 
 
 def resolve_url(url: str | URL | None = None) -> URL:
@@ -31,10 +43,7 @@ def resolve_url(url: str | URL | None = None) -> URL:
     """
     given = url or os.environ.get(URL_VARIABLE)
     if not given:
-        # Imported here, because most deployments have a server and no extra `embedded`.
-        from solti_store.embedded import EmbeddedServer  # noqa: PLC0415
-
-        given = EmbeddedServer().ensure_running()
+        given = start_embedded()
     try:
         parsed = make_url(given)
     except (ArgumentError, ValueError):

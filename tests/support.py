@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from solti_store import AsyncTaskStore, RestartPolicy, RunnerSelector, Subprocess, TaskSpec
+from sqlalchemy import create_engine, text
+
+from solti_store import Agent, AsyncTaskStore, RestartPolicy, RunnerSelector, Subprocess, TaskSpec
 from solti_store.model import Labels
 
 if TYPE_CHECKING:
@@ -46,3 +48,13 @@ class BlockingStore:
 def selecting(**labels: str) -> RunnerSelector:
     """Only workers with these labels."""
     return RunnerSelector(match_labels=Labels(labels))
+
+
+def silence(url: str, agent: Agent) -> None:
+    """Let an agent's lease be over, as if it had not reported for long."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE solti.agents SET expires_at = now() - interval '1 hour' WHERE seq = :seq"), {"seq": agent.seq}
+        )
+    engine.dispose()

@@ -94,9 +94,9 @@ def heartbeat(conn: Connection, agent: Agent, *, now: datetime | None = None) ->
     return [CancelRequest(row.task, row.attempt) for row in found if row.task is not None]
 
 
-def require_open(conn: Connection, agent: Agent) -> None:
-    """Lock the agent against being closed, until the transaction ends; `AgentLost` when it is closed."""
-    if conn.execute(sql.HOLDER, {"agent_seq": agent.seq}).one_or_none() is None:
+def require_open(conn: Connection, agent: Agent, *, now: datetime | None = None) -> None:
+    """Lock the agent against being closed, until the transaction ends; `AgentLost` when its lease is over."""
+    if conn.execute(sql.HOLDER, {"agent_seq": agent.seq, "now": now}).one_or_none() is None:
         raise AgentLost(agent.id)
 
 
@@ -104,4 +104,5 @@ def routes_of(conn: Connection, agent: Agent) -> list[UUID]:
     """The routes whose tasks the agent may run; asks the database only for routes not judged before."""
     for row in conn.execute(sql.SELECT_NEW_ROUTES, {"known": list(agent.judged)}):
         agent.judged[row.id] = serves(agent.kinds, agent.labels, kind=row.kind, selector=row.selector)
-    return [route for route, mine in agent.judged.items() if mine]
+    # Copied first: threads may share the agent, and another may be judging.
+    return [route for route, mine in list(agent.judged.items()) if mine]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from solti_store.errors import AlreadyRunning, LeaseLost
+from solti_store.errors import AlreadyRunning, Invalid, LeaseLost
 from solti_store.model import BackoffPolicy, RestartPolicy, TaskId, TaskPhase
 from solti_store.ops import arguments, rows
 from solti_store.ops.agents import require_open, routes_of
@@ -59,7 +59,7 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
     if len(picked) < most:
         picked += conn.scalars(sql.PICK_REST, asked | {"limit": most - len(picked), "picked": picked})
     if not picked:
-        require_open(conn, agent)
+        require_open(conn, agent, now=now)
         return []
     return _start(conn, picked, agent, now)
 
@@ -68,7 +68,7 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
     """Start an attempt of one task, whatever its phase and policies, unless it runs already."""
     checked = TaskId(task_id)
     if agent is not None:
-        require_open(conn, agent)
+        require_open(conn, agent, now=now)
     seq = act(conn, sql.PICK_BY_ID, {"task_id": checked})
     if seq is None:
         raise AlreadyRunning(checked, attempt=get(conn, checked).status.attempt)
@@ -211,6 +211,8 @@ def _refuse(conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: dateti
 def reap(conn: Connection, *, limit: int, grace: timedelta, now: datetime | None = None) -> list[Reaped]:
     """Close up to `limit` silent agents, and up to `limit` attempts of closed agents or long past their deadline."""
     most = arguments.limit(limit)
+    if grace < timedelta(0):
+        raise Invalid(f"invalid model: grace must not be negative, got {grace}", field="grace")
     conn.execute(agents_sql.CLOSE_EXPIRED, {"limit": most, "now": now})
     abandoned = conn.execute(sql.LOCK_ABANDONED, {"limit": most, "grace": grace, "now": now}).all()
     return _close(conn, [(row, _abandoned) for row in abandoned], now)

@@ -24,7 +24,7 @@ class Claim:
         task_id: The task.
         seq: The task's incarnation; with `attempt`, the fencing token of every write for this attempt.
         attempt: The attempt's number, from 1.
-        spec: What to run, as it was when the attempt began.
+        spec: What to run: as it was when the attempt began, or, from `held`, as it is now.
         started_at: When the attempt began, on the database's clock.
         deadline: When its timeout ends it, on the database's clock.
     """

@@ -35,18 +35,23 @@ REGISTER = (
     .returning(agents.c.seq)
 )
 
-#: The agent that claims, if it is still open. KEY SHARE lets its own heartbeat pass, while whoever closes the
-#: agent (FOR UPDATE) has to wait: no attempt can be handed to an incarnation that was just closed.
+#: The agent that claims, if its lease holds: one that woke up too late must not start what is taken from it at once.
+#: KEY SHARE lets its own heartbeat pass, while whoever closes the agent (FOR UPDATE) has to wait: no attempt can be
+#: handed to an incarnation that was just closed.
 HOLDER = (
     select(agents.c.seq)
-    .where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
+    .where(agents.c.seq == _agent, agents.c.closed_at.is_(None), agents.c.expires_at >= NOW)
     .with_for_update(key_share=True, read=True)
 )
 
 _beat = (
     update(agents)
     .where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
-    .values(heartbeat_at=NOW, expires_at=NOW + agents.c.lease)
+    # Never back: of two heartbeats that meet, the one that waited began earlier.
+    .values(
+        heartbeat_at=func.greatest(agents.c.heartbeat_at, NOW),
+        expires_at=func.greatest(agents.c.expires_at, NOW + agents.c.lease),
+    )
     .returning(agents.c.seq)
     .cte("beat")
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from sqlalchemy import create_engine, text
-from support import retrying, selecting, spec
+from support import retrying, selecting, silence, spec
 
 from solti_store import (
     AgentLost,
@@ -148,11 +148,12 @@ def test_batches_of_finishes_in_opposite_orders_do_not_deadlock(shared: TaskStor
         assert answers == [[None] * 30] * 2
 
 
-def test_a_silent_agents_finish_races_its_reapers(shared: TaskStore) -> None:
+def test_a_silent_agents_finish_races_its_reapers(database_url: str, shared: TaskStore) -> None:
     for n in range(ROUNDS):
-        agent = shared.register("w", lease=timedelta(microseconds=1))
+        agent = shared.register("w")
         shared.create(f"t-{n}", spec())
         claim = shared.start(f"t-{n}", agent)
+        silence(database_url, agent)
         finish, *reaps = at_once(
             [lambda claim=claim: shared.finish(claim, Outcome.succeeded()), *[shared.reap] * 3]  # type: ignore[misc,list-item]
         )
@@ -349,9 +350,10 @@ def test_rows_that_others_have_locked_hide_no_others(database_url: str, shared: 
 
 
 def test_a_worker_frozen_in_a_finish_holds_up_no_reaper(database_url: str, shared: TaskStore) -> None:
-    silent = shared.register("silent", lease=timedelta(microseconds=1))
+    silent = shared.register("silent")
     shared.create_many([("a", retrying()), ("b", retrying())])
     first, second = shared.claim(silent, limit=2)
+    silence(database_url, silent)
     engine = create_engine(database_url)
     with engine.connect() as frozen:
         shared.using(frozen).finish(first, Outcome.succeeded())

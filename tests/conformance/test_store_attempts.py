@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from support import retrying, selecting, spec
+from support import retrying, selecting, silence, spec
 
 from solti_store import (
     AgentLost,
@@ -21,8 +21,6 @@ from solti_store import (
 from solti_store.model import BackoffPolicy, Embedded, JitterPolicy, SelectorRequirement, Timeout
 
 NONE = timedelta(0)
-# Over before the next statement begins, on any clock.
-INSTANT = timedelta(microseconds=1)
 
 
 def test_a_claim_starts_the_task_and_hands_over_all_it_takes(store: TaskStore) -> None:
@@ -264,13 +262,17 @@ def test_start_leads_out_of_every_phase_but_running(store: TaskStore) -> None:
 # --- agents -------------------------------------------------------------------------------------
 
 
-def test_a_silent_agent_is_closed_with_all_it_ran(store: TaskStore) -> None:
-    agent = store.register("w", lease=INSTANT)
+def test_a_silent_agent_is_closed_with_all_it_ran(store: TaskStore, database_url: str) -> None:
+    agent = store.register("w")
     store.create("again", retrying())
     store.create("once", spec())
     store.create("unwanted", retrying())
     claims = {str(claim.task_id): claim for claim in store.claim(agent, limit=3)}
     store.cancel("unwanted")
+    silence(database_url, agent)
+    for call in (lambda: store.claim(agent), lambda: store.start("again", agent)):
+        with pytest.raises(AgentLost):
+            call()
     reaped = {str(one.task_id): one for one in store.reap()}
     assert set(reaped) == set(claims)
     assert {one.agent for one in reaped.values()} == {"w"}
@@ -301,12 +303,13 @@ def test_a_heartbeat_keeps_the_lease(store: TaskStore) -> None:
     assert store.get("a").phase is TaskPhase.RUNNING
 
 
-def test_a_name_in_use_again_is_another_incarnation(store: TaskStore) -> None:
-    old = store.register("w", lease=INSTANT)
+def test_a_name_in_use_again_is_another_incarnation(store: TaskStore, database_url: str) -> None:
+    old = store.register("w")
     store.create_many([("a", retrying()), ("b", spec())])
     (claim,) = store.claim(old)
     new = store.register("w")
     (other,) = store.claim(new)
+    silence(database_url, old)
     assert [one.task_id for one in store.reap()] == ["a"]
     assert store.heartbeat(new) == []
     store.finish(other, Outcome.succeeded())
@@ -334,6 +337,15 @@ def test_an_attempt_is_left_to_its_worker_for_the_grace(store: TaskStore) -> Non
     store.create("a", spec(timeout=Timeout(1)))
     store.start("a")
     assert store.reap(grace=timedelta(hours=1)) == []
+
+
+def test_a_heartbeat_revives_an_agent_that_nobody_missed_yet(store: TaskStore, database_url: str) -> None:
+    agent = store.register("w")
+    store.create("a", spec())
+    silence(database_url, agent)
+    assert store.heartbeat(agent) == []
+    assert len(store.claim(agent)) == 1
+    assert store.reap() == []
 
 
 def test_signing_off_ends_what_still_runs(store: TaskStore) -> None:

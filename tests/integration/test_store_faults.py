@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import warnings
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -154,8 +156,6 @@ async def _async_fault(proxy: Proxy) -> None:
 
 
 def test_the_async_store_follows_the_same_rules(proxy: Proxy) -> None:
-    import asyncio  # noqa: PLC0415
-
     asyncio.run(_async_fault(proxy))
 
 
@@ -230,3 +230,33 @@ def test_a_value_that_only_the_database_refuses_is_invalid(database_url: str) ->
     with pytest.raises(Invalid, match="ck_task_status_attempt"):
         store.start("a")
     engine.dispose()
+
+
+def test_a_statement_made_stale_by_a_migration_is_prepared_anew(database_url: str) -> None:
+    with TaskStore.open(database_url, retry=QUICK) as store:
+        store.create("a", spec())
+        for _ in range(10):  # past the point where psycopg prepares
+            store.get("a")
+        engine = create_engine(database_url)
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE solti.task_status ALTER COLUMN exit_code TYPE bigint"))
+        engine.dispose()
+        assert store.get("a").id == "a"
+
+
+def test_cancelled_calls_leave_no_connection_behind(database_url: str) -> None:
+    async def check() -> None:
+        async with await AsyncTaskStore.open(database_url, pool_size=2, max_overflow=0, pool_timeout=5) as store:
+            await store.create("a", spec())
+            for delay in range(200):
+                calls = [asyncio.ensure_future(store.get("a")), asyncio.ensure_future(store.reap())]
+                for _ in range(delay % 20):
+                    await asyncio.sleep(0)
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+            assert (await store.get("a")).id == "a"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(check())

@@ -15,12 +15,14 @@ from solti_store import (
     AlreadyExists,
     AlreadyRunning,
     AsyncTaskStore,
+    Invalid,
     LeaseLost,
     NotFound,
     Outcome,
     SoltiStoreError,
     TaskPhase,
     TaskStore,
+    TransactionAborted,
     VersionConflict,
 )
 
@@ -128,3 +130,27 @@ def test_a_refused_late_write_leaves_a_trace(engine: Engine) -> None:
         detail = connection.scalar(text("SELECT detail FROM solti.task_events WHERE type = 'refused'"))
     assert seen == [("created", 1), ("started", 2), ("finished", 3), ("refused", 3)]
     assert detail == {"attempt": 1, "outcome": "succeeded", "exitCode": 0, "error": None}
+
+
+def test_a_failed_transaction_is_named(engine: Engine) -> None:
+    store = TaskStore(engine)
+    with engine.connect() as connection:
+        with pytest.raises(Exception, match="division by zero"):
+            connection.execute(text("SELECT 1/0"))
+        with pytest.raises(TransactionAborted):
+            store.using(connection).list()
+        connection.rollback()
+        assert len(store.using(connection).list()) == 0
+        connection.invalidate()
+        with pytest.raises(TransactionAborted):
+            store.using(connection).list()
+
+
+def test_a_connection_without_a_transaction_is_refused(engine: Engine) -> None:
+    store = TaskStore(engine)
+    with (
+        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        pytest.raises(Invalid, match="AUTOCOMMIT"),
+    ):
+        store.using(connection).create("a", spec())
+    assert len(store.list()) == 0

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 from support import spec
 
-from solti_store import SchemaMismatch, TaskStore
+from solti_store import SchemaMismatch, SoltiStoreError, TaskStore
 from solti_store.migrate import config, downgrade, upgrade
 from solti_store.ops.schema import revision
 from solti_store.sql.revision import HEAD
@@ -104,6 +105,28 @@ def test_two_upgraders_at_once_and_six_more(empty_database_url: str, engine: Eng
     with engine.connect() as connection:
         assert revision(connection) == HEAD
         command.check(config(connection))
+
+
+def test_threads_of_one_process_migrate_several_databases_at_once(empty_database_url: str, database_url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(upgrade, url) for url in (empty_database_url, database_url) * 2]:
+            done.result()
+    with TaskStore.open(empty_database_url) as store:
+        store.create("a", spec())
+
+
+def test_a_migration_that_fails_leaves_nothing_whatever_the_engines_mode(empty_database_url: str) -> None:
+    engine = create_engine(empty_database_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("CREATE SCHEMA solti"))
+        connection.execute(text("CREATE TABLE solti.routes (mine int)"))
+    with pytest.raises(SoltiStoreError):
+        upgrade(engine)
+    assert tables(engine) == {"routes"}
+    with engine.connect() as connection:
+        connection.execute(text("DROP TABLE solti.routes"))
+    upgrade(engine)
+    engine.dispose()
 
 
 KILLED = """
