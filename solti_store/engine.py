@@ -31,6 +31,8 @@ _IDLE_S = 30.0
 _USELESS = {"25006", "0A000"}
 
 _DEFAULTS: dict[str, Any] = {
+    # What most ops want; the others say so.
+    "isolation_level": "AUTOCOMMIT",
     "pool_use_lifo": True,
     "pool_recycle": _RECYCLE_S,
     "skip_autocommit_rollback": True,
