@@ -15,14 +15,14 @@ __all__ = ["limit", "precondition"]
 _VERSION_MAX = 2**63 - 1  # PostgreSQL's bigint
 
 
-def limit(given: int) -> int:
+def limit(given: object) -> int:
     """How many rows at the most: at least 1, and cut to `MAX_LIMIT`."""
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise Invalid(f"invalid model: limit must be an integer of at least 1, got {given!r}", field="limit")
     return min(given, MAX_LIMIT)
 
 
-def precondition(expected: int | Task) -> tuple[int, datetime | None]:
+def precondition(expected: object) -> tuple[int, datetime | None]:
     """A `resourceVersion` to compare with; of a task as it was read, the time of its creation too.
 
     Created at: versions start at 1 again when an id is deleted and created anew.

@@ -52,10 +52,11 @@ class Reaped:
 
 def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = None) -> list[Claim]:
     """Start up to `limit` due tasks that the agent may run, the longest due first."""
-    asked = {"agent_seq": agent.seq, "routes": routes_of(conn, agent), "now": now}
+    routes = routes_of(conn, agent)
+    asked: dict[str, Any] = {"agent_seq": agent.seq, "routes": routes, "now": now}
     most = arguments.limit(limit)
     # Of a single route, the rest is all there is, and in order.
-    picked = list(conn.scalars(sql.PICK, asked | {"limit": most})) if len(asked["routes"]) > 1 else []
+    picked = list(conn.scalars(sql.PICK, asked | {"limit": most})) if len(routes) > 1 else []
     if len(picked) < most:
         picked += conn.scalars(sql.PICK_REST, asked | {"limit": most - len(picked), "picked": picked})
     if not picked:
@@ -87,7 +88,7 @@ def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: da
             "now": now,
         },
     )
-    return [rows.claim(row) for row in found]
+    return list(map(rows.claim, found))
 
 
 def held(conn: Connection, agent: Agent) -> list[Claim]:
@@ -109,7 +110,7 @@ def finish_many(
         row = locked.get(claim.seq)
         mine = row is not None and row.phase == "running" and row.attempt == claim.attempt
         if row is not None and mine and claim.seq not in done:
-            done[claim.seq] = (row, lambda _row, _policy, outcome=outcome: outcome)
+            done[claim.seq] = (row, _reported(outcome))
         else:
             late.append(index)
     _close(conn, list(done.values()), now)
@@ -123,6 +124,10 @@ def finish_many(
 
 # From a locked status row and the policies beside it, how the attempt ended.
 _Verdict = Callable[["Row[Any]", "Row[Any]"], Outcome]
+
+
+def _reported(outcome: Outcome) -> _Verdict:
+    return lambda _row, _policy: outcome
 
 
 def _close(conn: Connection, closing: Sequence[tuple[Row[Any], _Verdict]], now: datetime | None) -> list[Reaped]:

@@ -167,7 +167,7 @@ _run = (
 #:
 #: A statement of its own, after the lock. The lock may come right after another's commit, and then a statement that
 #: locks has the new status, but beside it the spec, and so the timeout, from before that commit.
-START = (
+START: Select[Any] = (
     select(
         _started.c.seq,
         _started.c.id,

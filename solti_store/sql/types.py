@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import UserDefinedType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from datetime import datetime
 
     from sqlalchemy import Dialect
@@ -45,7 +45,7 @@ class _BinaryArray(UserDefinedType[Any]):
 
     cache_ok = True
 
-    def bind_processor(self, dialect: Dialect) -> Callable[[Sequence[Any]], _BinaryList]:
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], _BinaryList]:
         """Wrap the list, so that psycopg picks the binary dumper."""
         del dialect
         return _BinaryList

@@ -8,7 +8,8 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -23,15 +24,15 @@ from solti_store import (
     Outcome,
     TaskPhase,
     TaskQuery,
+    TaskSpec,
     TaskStore,
     VersionConflict,
 )
 from solti_store.model import Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-T = TypeVar("T")
 WIDTH = 8
 ROUNDS = 20
 
@@ -42,11 +43,11 @@ def shared(database_url: str) -> Iterator[TaskStore]:
         yield opened
 
 
-def at_once(calls: list[Callable[[], T]]) -> list[T | Exception]:
+def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run the calls in threads that start together; what each returned or raised."""
     barrier = threading.Barrier(len(calls))
 
-    def run(call: Callable[[], T]) -> T | Exception:
+    def run(call: Callable[[], Any]) -> Any:
         barrier.wait()
         try:
             return call()
@@ -57,13 +58,13 @@ def at_once(calls: list[Callable[[], T]]) -> list[T | Exception]:
         return list(pool.map(run, calls))
 
 
-def kinds(results: list[T | Exception]) -> Counter[str]:
+def kinds(results: Sequence[object]) -> Counter[str]:
     return Counter(type(result).__name__ for result in results)
 
 
 def test_one_of_many_creators_of_an_id_wins(shared: TaskStore) -> None:
     for n in range(ROUNDS):
-        results = at_once([lambda n=n: shared.create(f"t-{n}", spec())] * WIDTH)  # type: ignore[misc]
+        results = at_once([partial(shared.create, f"t-{n}", spec())] * WIDTH)
         assert kinds(results) == {"Task": 1, "AlreadyExists": WIDTH - 1}
 
 
@@ -77,7 +78,7 @@ def test_batches_that_overlap_exclude_each_other_whole(shared: TaskStore) -> Non
         for b, batch in enumerate(batches):
             if b % 2:
                 batch.reverse()
-        results = at_once([lambda batch=batch: shared.create_many(batch) for batch in batches])  # type: ignore[misc]
+        results = at_once([partial(shared.create_many, batch) for batch in batches])
         assert kinds(results) == {"list": 1, "AlreadyExists": WIDTH - 1}
 
 
@@ -86,9 +87,7 @@ def test_one_of_many_replacers_at_a_version_wins(shared: TaskStore) -> None:
     for version in range(1, ROUNDS + 1):
         results = at_once(
             [
-                lambda k=k, version=version: shared.replace(  # type: ignore[misc]
-                    "a", spec(labels={"by": f"{version}-{k}"}), expected_version=version
-                )
+                partial(shared.replace, "a", spec(labels={"by": f"{version}-{k}"}), expected_version=version)
                 for k in range(WIDTH)
             ]
         )
@@ -109,7 +108,7 @@ def test_claims_at_once_never_share_a_task(shared: TaskStore) -> None:
             assert shared.finish_many([(claim, Outcome.succeeded()) for claim in claims]) == [None] * len(claims)
         return mine
 
-    results = at_once([lambda k=k: drain(k) for k in range(WIDTH)])  # type: ignore[misc]
+    results = at_once([partial(drain, k) for k in range(WIDTH)])
     claimed = [task_id for result in results if isinstance(result, list) for task_id in result]
     # Another's lock may hide the last tasks from a claim, which then looks empty; what is left is still there.
     last = drain(0)
@@ -132,7 +131,7 @@ def test_of_two_outcomes_one_is_recorded_and_the_other_refused(shared: TaskStore
         shared.create(f"t-{n}", retrying())
         claim = shared.start(f"t-{n}")
         outcomes = [Outcome.succeeded(0), Outcome.failed("no"), Outcome.timed_out(5), Outcome.canceled()]
-        results = at_once([lambda o=o, claim=claim: shared.finish(claim, o) for o in outcomes])  # type: ignore[misc]
+        results = at_once([partial(shared.finish, claim, outcome) for outcome in outcomes])
         assert kinds(results) == {"NoneType": 1, "LeaseLost": 3}
         task, (run,) = shared.get(f"t-{n}"), shared.runs(f"t-{n}")
         assert run.phase is outcomes[results.index(None)].phase
@@ -144,7 +143,7 @@ def test_batches_of_finishes_in_opposite_orders_do_not_deadlock(shared: TaskStor
         shared.create_many([(f"t-{n}-{i}", spec()) for i in range(30)])
         claims = [shared.start(f"t-{n}-{i}") for i in range(30)]
         results = [(claim, Outcome.succeeded()) for claim in claims]
-        answers = at_once([lambda r=r: shared.finish_many(r) for r in (results, results[::-1])])  # type: ignore[misc]
+        answers = at_once([partial(shared.finish_many, batch) for batch in (results, results[::-1])])
         assert answers == [[None] * 30] * 2
 
 
@@ -154,9 +153,7 @@ def test_a_silent_agents_finish_races_its_reapers(database_url: str, shared: Tas
         shared.create(f"t-{n}", spec())
         claim = shared.start(f"t-{n}", agent)
         silence(database_url, agent)
-        finish, *reaps = at_once(
-            [lambda claim=claim: shared.finish(claim, Outcome.succeeded()), *[shared.reap] * 3]  # type: ignore[misc,list-item]
-        )
+        finish, *reaps = at_once([partial(shared.finish, claim, Outcome.succeeded()), *[shared.reap] * 3])
         (run,) = shared.runs(f"t-{n}")
         reaped = [one for reap in reaps if isinstance(reap, list) for one in reap]
         assert not any(isinstance(reap, Exception) for reap in reaps)
@@ -172,9 +169,7 @@ def test_no_attempt_is_handed_to_an_agent_that_is_being_closed(shared: TaskStore
     for n in range(ROUNDS):
         agent = shared.register("w")
         shared.create(f"t-{n}", retrying())
-        claimed, closed = at_once(
-            [lambda agent=agent: shared.claim(agent), lambda agent=agent: shared.sign_off(agent)]  # type: ignore[misc]
-        )
+        claimed, closed = at_once([partial(shared.claim, agent), partial(shared.sign_off, agent)])
         task = shared.get(f"t-{n}")
         if isinstance(claimed, Exception):
             assert isinstance(claimed, AgentLost)
@@ -195,7 +190,7 @@ def test_deletes_replaces_cancels_and_starts_of_one_task_end_in_typed_errors_onl
         for n in range(60):
             calls: list[Callable[[], object]] = [
                 lambda: shared.create("a", retrying()),
-                lambda n=n: shared.update("a", lambda old: old.replace(labels={"n": f"{k}-{n}"})),  # type: ignore[misc]
+                partial(shared.update, "a", partial(TaskSpec.replace, labels={"n": f"{k}-{n}"})),
                 lambda: shared.cancel("a"),
                 lambda: shared.finish(shared.start("a"), Outcome.failed("no")),
                 lambda: shared.delete("a"),
@@ -210,16 +205,14 @@ def test_deletes_replaces_cancels_and_starts_of_one_task_end_in_typed_errors_onl
                 surprises.append(error)
         return surprises
 
-    results = at_once([lambda k=k: life(k) for k in range(WIDTH)])  # type: ignore[misc]
+    results = at_once([partial(life, k) for k in range(WIDTH)])
     assert results == [[]] * WIDTH
 
 
 def test_creators_of_a_new_route_wait_for_each_other_and_all_succeed(shared: TaskStore) -> None:
     for n in range(ROUNDS):
         selector = selecting(round=str(n))
-        results = at_once(
-            [lambda n=n, k=k, s=selector: shared.create(f"t-{n}-{k}", spec(runner_selector=s)) for k in range(WIDTH)]  # type: ignore[misc]
-        )
+        results = at_once([partial(shared.create, f"t-{n}-{k}", spec(runner_selector=selector)) for k in range(WIDTH)])
         assert kinds(results) == {"Task": WIDTH}
 
 
