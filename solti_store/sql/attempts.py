@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
@@ -29,6 +29,9 @@ from solti_store.sql.agents import HOLDER
 from solti_store.sql.events import event
 from solti_store.sql.tables import LATEST, agents, task_events, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, array_param
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
 
 __all__ = [
     "CLOSE",
