@@ -1,0 +1,133 @@
+"""The database that both sides work in: made for the run, on a server of its own or on one that is given."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import make_url
+
+from benchmarks.replay import noting_engine
+from solti_store import Subprocess, TaskSpec, TaskStore
+from solti_store.embedded import EmbeddedServer
+from solti_store.migrate import upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Arena", "arena", "specs"]
+
+# Durable as by default. A checkpoint in the middle of a block would be charged to one side.
+SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "30min"}
+
+SHOWN = (
+    "server_version",
+    "fsync",
+    "synchronous_commit",
+    "full_page_writes",
+    "wal_sync_method",
+    "shared_buffers",
+    "max_wal_size",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """A migrated database, the store on it, and bare connections to it.
+
+    Attributes:
+        store: As `TaskStore.open` makes it.
+        observed: Another on the same database, for `record`.
+        single: A bare connection in autocommit mode.
+        several: A bare connection that begins a transaction at its first statement.
+    """
+
+    store: TaskStore
+    observed: TaskStore
+    single: psycopg.Connection[Any]
+    several: psycopg.Connection[Any]
+
+    def fill(self, tasks: int) -> list[str]:
+        """Empty the tables, create so many due tasks, and give the planner its statistics.
+
+        Returns:
+            The tasks' ids.
+        """
+        self.single.execute("TRUNCATE solti.tasks, solti.task_status, solti.task_runs, solti.task_events")
+        ids = [f"task-{number}" for number in range(tasks)]
+        self.store.create_many(list(zip(ids, specs(tasks), strict=True)))
+        for table in ("tasks", "task_status", "task_runs", "task_events", "routes", "agents"):
+            self.single.execute(sql.SQL("VACUUM (ANALYZE) solti.{}").format(sql.Identifier(table)))
+        return ids
+
+    def settings(self) -> dict[str, str]:
+        """What the server says of itself."""
+        return {
+            name: row[0] if (row := self.single.execute("SELECT current_setting(%s)", [name]).fetchone()) else "?"
+            for name in SHOWN
+        }
+
+
+def specs(count: int) -> list[TaskSpec]:
+    """Specs of a usual size (500 bytes of JSON), no two alike."""
+    return [
+        TaskSpec.builder(
+            f"slot-{number % 100}",
+            Subprocess.command("make", "-j2", f"target-{number}", env={"STAGE": "build", "NUMBER": f"{number}"}),
+            300_000,
+        )
+        .labels({"team": f"team-{number % 7}", "tier": "backend", "region": "eu-west"})
+        .build()
+        for number in range(count)
+    ]
+
+
+@contextmanager
+def arena(url: str | None) -> Iterator[Arena]:
+    """Make the database, and remove it in the end.
+
+    Args:
+        url: Of a server where databases can be created; None starts a private one with durable commits.
+    """
+    with _server(url) as server:
+        name = f"solti_benchmark_{uuid.uuid4().hex[:8]}"
+        parsed = make_url(server)
+        plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+        target = parsed.set(database=name).render_as_string(hide_password=False)
+        bare = parsed.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
+        with psycopg.connect(plain, autocommit=True) as admin:
+            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            try:
+                upgrade(target)
+                noting = noting_engine(target)
+                with (
+                    TaskStore.open(target) as store,
+                    psycopg.connect(bare, autocommit=True) as single,
+                    psycopg.connect(bare) as several,
+                ):
+                    yield Arena(store, TaskStore(noting), single, several)
+                noting.dispose()
+            finally:
+                admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def _server(url: str | None) -> Iterator[str]:
+    if url:
+        yield url
+        return
+    root = Path(tempfile.mkdtemp(prefix="solti-benchmarks-"))
+    root.chmod(0o711)  # a server of root runs as another user, who has to reach its data
+    server = EmbeddedServer(root / "data", settings=SETTINGS)
+    try:
+        yield server.ensure_running()
+    finally:
+        server.destroy()
+        shutil.rmtree(root, ignore_errors=True)
