@@ -134,6 +134,7 @@ class Lease:
         logger.warning("agent '%s' lost its incarnation %d", agent.id, agent.seq)
         self._agent = None
         self._good_until = 0.0
+        self.close()
         self._hurry.set()
         self._on_end("the worker lost its registration")
         self._on_change()

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, make_url
 from workers import create, eventually, is_alive, shell, written
 
 from solti_store.engine import open_async_engine
-from solti_store.errors import OutcomeUnknown, StoreUnavailable
+from solti_store.errors import OutcomeUnknown, SchemaMismatch, StoreUnavailable
 from solti_store.model import RestartPolicy, Subprocess, TaskPhase
 from solti_store.ops import attempts
 from solti_store.retry import RetryPolicy
@@ -224,6 +224,7 @@ class Faulty(AsyncTaskStore):
 
     down = False
     forgets = False
+    migrated = False
 
     def _fail(self) -> None:
         if self.down:
@@ -231,6 +232,8 @@ class Faulty(AsyncTaskStore):
 
     async def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
         self._fail()
+        if self.migrated:
+            raise SchemaMismatch("of another version")
         return await super().heartbeat(agent)
 
     async def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
@@ -315,6 +318,21 @@ def test_a_drained_worker_out_of_touch_gives_up_with_its_lease(database_url: str
                 worker.drain()
                 (tmp_path / "go").touch()
                 assert await work == WorkerReport(unreported=1)
+
+    asyncio.run(scenario())
+
+
+def test_what_no_patience_mends_ends_the_run_and_all_it_ran(database_url: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with await Faulty.open(database_url) as store:
+            await create(store, "t", shell('echo $$ > "$1/pid"; wait_for "$1/never"', tmp_path))
+            work = asyncio.create_task(Worker(store, "w", lease=LEASE).run())
+            pid = int(await eventually(lambda: written(tmp_path / "pid")))
+            store.migrated = True
+            with pytest.raises(SchemaMismatch):
+                await work
+            assert not is_alive(pid)
+            assert (await store.get("t")).status.error == "agent w signed off"
 
     asyncio.run(scenario())
 
