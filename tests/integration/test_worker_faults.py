@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 BRIEFLY = timedelta(milliseconds=10)
 LEASE = timedelta(seconds=3)
 
-# Runs a worker by itself, and writes a line for each event and one at the end.
+# Runs a worker by itself, and writes a line for each event. With one place, so that it does not claim while its
+# task runs: stopped between a claim and its COMMIT it would keep its agent row locked, and reapers skip locked rows.
 ALONE = """
 import asyncio, sys
 from datetime import timedelta
@@ -46,7 +47,8 @@ def tell(event):
 
 async def main():
     async with await AsyncTaskStore.open(sys.argv[1]) as store:
-        await Worker(store, "alone", lease=timedelta(seconds=3), poll=timedelta(milliseconds=10), on_event=tell).run()
+        lease, poll = timedelta(seconds=3), timedelta(milliseconds=10)
+        await Worker(store, "alone", concurrency=1, lease=lease, poll=poll, on_event=tell).run()
 
 asyncio.run(main())
 """
