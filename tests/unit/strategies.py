@@ -66,8 +66,7 @@ def modes(draw: st.DrawFn) -> Document:
     if draw(st.booleans()):
         return {"command": optional({"command": draw(solid_texts)}, args=args)}
     runtime = draw(
-        st.sampled_from(["bash", "python", "node"])
-        | record(custom=record(command=solid_texts, flag=solid_texts))
+        st.sampled_from(["bash", "python", "node"]) | record(custom=record(command=solid_texts, flag=solid_texts))
     )
     body = base64.b64encode(draw(st.text(min_size=1, max_size=20)).encode()).decode()
     return {"script": optional({"runtime": runtime, "body": body}, args=args)}
@@ -140,9 +139,7 @@ def statuses(draw: st.DrawFn) -> Document:
 @st.composite
 def runs(draw: st.DrawFn) -> Document:
     document = {"attempt": draw(u(32, 1)), "phase": draw(phases), "startedAt": draw(u(64))}
-    return optional(
-        document, finishedAt=draw(maybe | u(64)), error=draw(maybe | texts), exitCode=draw(maybe | i32)
-    )
+    return optional(document, finishedAt=draw(maybe | u(64)), error=draw(maybe | texts), exitCode=draw(maybe | i32))
 
 
 metadata = record(id=names(256), resourceVersion=u(64), createdAt=u(64), updatedAt=u(64))

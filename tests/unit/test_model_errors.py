@@ -279,6 +279,33 @@ def test_a_lone_surrogate_in_text_is_located(text: str) -> None:
     assert caught.value.field == "status.error"
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("spec.timeout", "5000", 'spec.timeout: input should be a valid integer, got "5000"'),
+        ("spec.timeout", None, "spec.timeout: input should be a valid integer, got null"),
+        (
+            "status.error",
+            "a\0",
+            'status.error: must not contain NUL, which PostgreSQL cannot store, got "a\\x00"',
+        ),
+        (
+            "spec.labels",
+            {"k\0": "v"},
+            'spec.labels.k\\x00: must not contain NUL, which PostgreSQL cannot store, got "k\\x00"',
+        ),
+        (
+            "spec.kind",
+            {"other": {}},
+            'spec.kind: must be "embedded" or an object with one key of subprocess, wasm, container, got an object',
+        ),
+    ],
+    ids=["text", "null", "nul", "nul-key", "kind"],
+)
+def test_messages_name_field_and_value(path: str, value: Any, message: str) -> None:
+    assert str(refusal(changed(path, value))) == f"invalid model: {message}"
+
+
 def test_a_surrogate_pair_is_a_character() -> None:
     status = TaskStatus.from_json('{"phase":"failed","attempt":1,"error":"\\ud83d\\ude00"}')
     assert status.error == "\U0001f600"
@@ -349,6 +376,20 @@ def test_no_value_anywhere_raises_anything_but_a_model_error(
         assert str(outcome).isprintable()
     else:
         assert Task.from_json(outcome.to_json()) == outcome
+
+
+@pytest.mark.parametrize("field", ["metadata.id", "status.error", "spec.slot", "spec.kind"])
+def test_bytes_are_no_text(field: str) -> None:
+    for wrong in (b"pending", bytearray(b"embedded")):
+        with pytest.raises(Invalid) as caught:
+            Task.from_dict(changed(field, wrong))
+        assert caught.value.field == field
+
+
+def test_a_document_that_is_no_object_is_called_that() -> None:
+    with pytest.raises(Invalid) as caught:
+        Task.from_json("[]")
+    assert str(caught.value) == "invalid model: input should be an object, got an array"
 
 
 def test_deep_python_documents_are_refused_without_recursion() -> None:

@@ -55,6 +55,9 @@ def test_constructors_write_the_contracts_documents() -> None:
         '{"subprocess":{"mode":{"script":{"runtime":{"custom":{"command":"ruby","flag":"-e"}},"body":"cCAx",'
         '"args":["x"]}},"env":[{"key":"B","value":"1"},{"key":"A","value":"2"}],"cwd":"/","failOnNonZero":false}}'
     )
+    assert Subprocess.script(Runtime.BASH, "x").to_json() == (
+        '{"subprocess":{"mode":{"script":{"runtime":"bash","body":"eA=="}},"failOnNonZero":true}}'
+    )
     assert Wasm.module("a.wasm", "x", env={"K": "v"}).to_json() == (
         '{"wasm":{"module":"a.wasm","args":["x"],"env":[{"key":"K","value":"v"}]}}'
     )
@@ -248,6 +251,8 @@ def test_script_body_is_text(value: Any) -> None:
     with pytest.raises(Invalid) as caught:
         Subprocess.from_json(script(value))
     assert caught.value.field == "subprocess.mode.script.body"
+    with pytest.raises(Invalid):
+        Script(runtime=Runtime.BASH, body=b"YQ==")  # type: ignore[arg-type]
 
 
 def test_script_text_from_python_must_be_storable() -> None:

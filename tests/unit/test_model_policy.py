@@ -92,9 +92,7 @@ def test_text_forms_are_trimmed_and_ignore_case(kind: Any, text: str, value: Any
         (TaskPhase, UnknownTaskPhase, "unknown task phase: ", ["", "cancelled", "done", "\ud800"]),
     ],
 )
-def test_unknown_texts_are_their_own_error(
-    kind: Any, error: type[ModelError], message: str, texts: Any
-) -> None:
+def test_unknown_texts_are_their_own_error(kind: Any, error: type[ModelError], message: str, texts: Any) -> None:
     for text in texts:
         with pytest.raises(error) as caught:
             kind.parse(text)

@@ -39,6 +39,7 @@ def test_identity_rules(identity: type[Slot], what: str, max_len: int) -> None:
         ("x" * (max_len + 1), f"length {max_len + 1} exceeds max {max_len}"),
         # Length is counted in bytes, and looked at before the characters.
         ("é" * max_len, f"length {2 * max_len} exceeds max {max_len}"),
+        ("x" * (max_len - 1) + " ", f"contains forbidden byte 0x20 at position {max_len - 1} {allowed}"),
         (".", "cannot be '.' or '..'"),
         ("..", "cannot be '.' or '..'"),
         ("a b", f"contains forbidden byte 0x20 at position 1 {allowed}"),

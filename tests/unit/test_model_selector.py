@@ -184,7 +184,7 @@ def test_a_selector_is_the_conjunction_of_its_conditions(
             "DoesNotExist": value is None,
         }[str(expression["operator"])]
 
-    expected = all(
-        labels.get(key) == value for key, value in document.get("matchLabels", {}).items()
-    ) and all(holds(expression) for expression in document.get("matchExpressions", []))
+    expected = all(labels.get(key) == value for key, value in document.get("matchLabels", {}).items()) and all(
+        holds(expression) for expression in document.get("matchExpressions", [])
+    )
     assert RunnerSelector.from_json(compact(document)).matches(labels) is expected
