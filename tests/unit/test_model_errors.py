@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import compact, tasks
-from test_model_json import EXAMPLE, example
+from strategies import EXAMPLE, compact, example, tasks
 
 from solti_store.model import (
     BackoffPolicy,

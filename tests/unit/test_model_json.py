@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import compact, label_maps, runs, selectors, specs, tasks
+from strategies import EXAMPLE, compact, example, label_maps, runs, selectors, specs, tasks
 
 from solti_store.model import (
     Invalid,
@@ -19,18 +19,6 @@ from solti_store.model import (
     TaskSpec,
     TaskStatus,
 )
-
-EXAMPLE = (
-    '{"metadata":{"id":"subprocess-build-1","resourceVersion":3,"createdAt":1712750400000,'
-    '"updatedAt":1712750401000},"status":{"phase":"running","attempt":1},"spec":{"slot":"build",'
-    '"kind":"embedded","timeout":5000,"restart":{"type":"never"},"backoff":{"jitter":"full",'
-    '"firstMs":1000,"maxMs":30000,"factor":2.0},"admission":"dropIfRunning"}}'
-)
-
-
-def example() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(EXAMPLE)
-    return document
 
 
 @given(tasks)

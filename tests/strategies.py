@@ -12,6 +12,19 @@ from hypothesis import strategies as st
 
 Document = dict[str, Any]
 
+# The contract's own example.
+EXAMPLE = (
+    '{"metadata":{"id":"subprocess-build-1","resourceVersion":3,"createdAt":1712750400000,'
+    '"updatedAt":1712750401000},"status":{"phase":"running","attempt":1},"spec":{"slot":"build",'
+    '"kind":"embedded","timeout":5000,"restart":{"type":"never"},"backoff":{"jitter":"full",'
+    '"firstMs":1000,"maxMs":30000,"factor":2.0},"admission":"dropIfRunning"}}'
+)
+
+
+def example() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(EXAMPLE)
+    return document
+
 
 def compact(document: Any) -> str:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
