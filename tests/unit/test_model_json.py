@@ -48,6 +48,14 @@ def test_a_run_survives_byte_for_byte(document: dict[str, Any]) -> None:
     assert run.is_active == ("finishedAt" not in document)
 
 
+def test_a_run_may_name_its_agent_last() -> None:
+    text = '{"attempt":1,"phase":"failed","startedAt":5,"finishedAt":6,"exitCode":1,"agent":"worker-1"}'
+    assert TaskRun.from_json(text).to_json() == text
+    with pytest.raises(Invalid) as caught:
+        TaskRun.from_json(text.replace("worker-1", ".."))
+    assert (caught.value.field, str(caught.value)) == ("agent", "invalid model: agent_id cannot be '.' or '..'")
+
+
 @given(selectors())
 def test_a_selector_survives_byte_for_byte(document: dict[str, Any]) -> None:
     assert RunnerSelector.from_json(compact(document)).to_json() == compact(document)
