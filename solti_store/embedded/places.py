@@ -286,8 +286,7 @@ def locked(path: Path, timeout: float, until: Callable[[], bool] = lambda: False
                 return
             if time.monotonic() > deadline:
                 raise EmbeddedError(
-                    f"{_holder(handle)} has been starting or stopping the server for {timeout:.0f} s "
-                    f"(lock file {path})"
+                    f"{_holder(handle)} has been starting or stopping the server for {timeout:.0f} s (lock file {path})"
                 )
             time.sleep(_LOCK_POLL)
         with suppress(OSError):  # for the message below only: a full disk may yet be served

@@ -63,9 +63,7 @@ def run(argv: list[str], account: Account, *, what: str, text: str = "") -> str:
             extra_groups=[] if account.switch else None,
         )
     except subprocess.TimeoutExpired as error:
-        raise EmbeddedError(
-            f"{what} did not end within {_TIMEOUT:.0f} s\n{tail(error.output or b'')}"
-        ) from None
+        raise EmbeddedError(f"{what} did not end within {_TIMEOUT:.0f} s\n{tail(error.output or b'')}") from None
     output = done.stdout.decode(errors="replace")
     if done.returncode != 0:
         who = f" as system user {account.name!r}" if account.switch else ""

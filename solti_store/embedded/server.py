@@ -350,8 +350,6 @@ class EmbeddedServer:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(number)
         if postmaster.wait_gone([process], self._timeout):
-            raise EmbeddedError(
-                f"the private server (process {process.pid}) did not stop within {self._timeout:.0f} s"
-            )
+            raise EmbeddedError(f"the private server (process {process.pid}) did not stop within {self._timeout:.0f} s")
         _log.info("stopped the private PostgreSQL server, process %s", process.pid)
         return True

@@ -73,22 +73,22 @@ def register(
         raise Invalid(f"invalid model: unknown kind {min(unknown)!r}", field="kinds")
     if not timedelta(0) < lease <= MAX_LEASE:
         raise Invalid(f"invalid model: lease must be positive and at most {MAX_LEASE}, got {lease}", field="lease")
-    seq = conn.execute(
-        sql.REGISTER,
+    seq = sql.REGISTER.one(
+        conn,
         {
-            "agent_id": checked,
+            "agent_id": str(checked),
             "agent_labels": json.dumps(dict(checked_labels)),
             "agent_kinds": sorted(kinds),
             "agent_lease": lease,
             "now": now,
         },
-    ).scalar_one()
+    ).seq
     return Agent(checked, seq, frozenset(kinds), checked_labels, lease, {})
 
 
 def heartbeat(conn: Connection, agent: Agent, *, now: datetime | None = None) -> list[CancelRequest]:
     """Prolong the agent's lease; what it should stop."""
-    found = conn.execute(sql.HEARTBEAT, {"agent_seq": agent.seq, "now": now}).all()
+    found = sql.HEARTBEAT.all(conn, {"agent_seq": agent.seq, "now": now})
     if not found:
         raise AgentLost(agent.id)
     return [CancelRequest(row.task, row.attempt) for row in found if row.task is not None]
@@ -96,13 +96,13 @@ def heartbeat(conn: Connection, agent: Agent, *, now: datetime | None = None) ->
 
 def require_open(conn: Connection, agent: Agent, *, now: datetime | None = None) -> None:
     """Lock the agent against being closed, until the transaction ends; `AgentLost` when its lease is over."""
-    if conn.execute(sql.HOLDER, {"agent_seq": agent.seq, "now": now}).one_or_none() is None:
+    if sql.HOLDER.one_or_none(conn, {"agent_seq": agent.seq, "now": now}) is None:
         raise AgentLost(agent.id)
 
 
 def routes_of(conn: Connection, agent: Agent) -> list[UUID]:
     """The routes whose tasks the agent may run; asks the database only for routes not judged before."""
-    for row in conn.execute(sql.SELECT_NEW_ROUTES, {"known": list(agent.judged)}):
+    for row in sql.SELECT_NEW_ROUTES.all(conn, {"known": list(agent.judged)}):
         agent.judged[row.id] = serves(agent.kinds, agent.labels, kind=row.kind, selector=row.selector)
     # Copied first: threads may share the agent, and another may be judging.
     return [route for route, mine in list(agent.judged.items()) if mine]

@@ -18,12 +18,13 @@ from solti_store.rules import restart
 from solti_store.rules.outcome import Outcome
 from solti_store.sql import agents as agents_sql
 from solti_store.sql import attempts as sql
+from solti_store.sql.driver import Row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
     from solti_store.ops.agents import Agent
     from solti_store.ops.rows import Claim
@@ -56,9 +57,10 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
     asked: dict[str, Any] = {"agent_seq": agent.seq, "routes": routes, "now": now}
     most = arguments.limit(limit)
     # Of a single route, the rest is all there is, and in order.
-    picked = list(conn.scalars(sql.PICK, asked | {"limit": most})) if len(routes) > 1 else []
+    picked = [row.seq for row in sql.PICK.all(conn, asked | {"limit": most})] if len(routes) > 1 else []
     if len(picked) < most:
-        picked += conn.scalars(sql.PICK_REST, asked | {"limit": most - len(picked), "picked": picked})
+        rest = sql.PICK_REST.all(conn, asked | {"limit": most - len(picked), "picked": picked})
+        picked += [row.seq for row in rest]
     if not picked:
         require_open(conn, agent, now=now)
         return []
@@ -70,7 +72,7 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
     checked = TaskId(task_id)
     if agent is not None:
         require_open(conn, agent, now=now)
-    seq = act(conn, sql.PICK_BY_ID, {"task_id": checked})
+    seq = act(conn, sql.PICK_BY_ID, {"task_id": str(checked)})
     if seq is None:
         raise AlreadyRunning(checked, attempt=get(conn, checked).status.attempt)
     (started,) = _start(conn, [seq.seq], agent, now)
@@ -79,12 +81,12 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
 
 def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: datetime | None) -> list[Claim]:
     """Start tasks whose status rows are locked."""
-    found = conn.execute(
-        sql.START,
+    found = sql.START.all(
+        conn,
         {
             "seqs": picked,
             "agent_seq": None if agent is None else agent.seq,
-            "agent_name": None if agent is None else agent.id,
+            "agent_name": None if agent is None else str(agent.id),
             "now": now,
         },
     )
@@ -93,7 +95,7 @@ def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: da
 
 def held(conn: Connection, agent: Agent) -> list[Claim]:
     """The attempts that the agent runs, by the store's books."""
-    return [rows.claim(row) for row in conn.execute(sql.SELECT_HELD, {"agent_seq": agent.seq})]
+    return [rows.claim(row) for row in sql.SELECT_HELD.all(conn, {"agent_seq": agent.seq})]
 
 
 # --- closing ------------------------------------------------------------------------------------
@@ -103,8 +105,8 @@ def finish_many(
     conn: Connection, results: Sequence[tuple[Claim, Outcome]], *, now: datetime | None = None
 ) -> list[LeaseLost | None]:
     """Close a batch of attempts; for each, in order, None or why it was refused."""
-    locked = {row.seq: row for row in conn.execute(sql.LOCK, {"seqs": [claim.seq for claim, _ in results]})}
-    done: dict[int, tuple[Row[Any], _Verdict]] = {}
+    locked = {row.seq: row for row in sql.LOCK.all(conn, {"seqs": [claim.seq for claim, _ in results]})}
+    done: dict[int, tuple[Row, _Verdict]] = {}
     late: list[int] = []
     for index, (claim, outcome) in enumerate(results):
         row = locked.get(claim.seq)
@@ -123,23 +125,23 @@ def finish_many(
 
 
 # From a locked status row and the policies beside it, how the attempt ended.
-_Verdict = Callable[["Row[Any]", "Row[Any]"], Outcome]
+_Verdict = Callable[[Row, Row], Outcome]
 
 
 def _reported(outcome: Outcome) -> _Verdict:
     return lambda _row, _policy: outcome
 
 
-def _close(conn: Connection, closing: Sequence[tuple[Row[Any], _Verdict]], now: datetime | None) -> list[Reaped]:
+def _close(conn: Connection, closing: Sequence[tuple[Row, _Verdict]], now: datetime | None) -> list[Reaped]:
     """Close running attempts whose status rows are locked."""
     if not closing:
         return []
     seqs = [row.seq for row, _ in closing]
-    policies = {row.seq: row for row in conn.execute(sql.SELECT_POLICIES, {"seqs": seqs})}
+    policies = {row.seq: row for row in sql.SELECT_POLICIES.all(conn, {"seqs": seqs})}
     outcomes = [verdict(row, policies[row.seq]) for row, verdict in closing]
     followed = [_follow(row, policies[row.seq], outcome) for (row, _), outcome in zip(closing, outcomes, strict=True)]
-    conn.execute(
-        sql.CLOSE,
+    sql.CLOSE.all(
+        conn,
         {
             "seqs": seqs,
             "attempts": [row.attempt for row, _ in closing],
@@ -167,7 +169,7 @@ def _close(conn: Connection, closing: Sequence[tuple[Row[Any], _Verdict]], now: 
     ]
 
 
-def _follow(row: Row[Any], policy: Row[Any], outcome: Outcome) -> restart.Next:
+def _follow(row: Row, policy: Row, outcome: Outcome) -> restart.Next:
     return restart.after(
         outcome,
         restart=RestartPolicy.from_json(policy.restart),
@@ -185,13 +187,8 @@ def _refuse(conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: dateti
     Read in a statement of its own. The row lock may have been waited for, and what a statement that waited
     joins to the locked row is from before the wait.
     """
-    found = {
-        (row.seq, row.attempt): row
-        for row in conn.execute(
-            sql.SELECT_HOLDERS,
-            {"seqs": [claim.seq for claim, _ in late], "attempts": [claim.attempt for claim, _ in late]},
-        )
-    }
+    asked = {"seqs": [claim.seq for claim, _ in late], "attempts": [claim.attempt for claim, _ in late]}
+    found = {(row.seq, row.attempt): row for row in sql.SELECT_HOLDERS.all(conn, asked)}
     refusals: list[LeaseLost | None] = []
     notes: list[tuple[int, str]] = []
     for claim, outcome in late:
@@ -206,9 +203,8 @@ def _refuse(conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: dateti
             note = {"attempt": claim.attempt, "outcome": outcome.phase, "exitCode": outcome.exit_code}
             notes.append((claim.seq, json.dumps(note | {"error": outcome.error})))
     if notes:
-        conn.execute(
-            sql.INSERT_REFUSED,
-            {"seqs": [seq for seq, _ in notes], "details": [note for _, note in notes], "now": now},
+        sql.INSERT_REFUSED.all(
+            conn, {"seqs": [seq for seq, _ in notes], "details": [note for _, note in notes], "now": now}
         )
     return refusals
 
@@ -218,19 +214,19 @@ def reap(conn: Connection, *, limit: int, grace: timedelta, now: datetime | None
     most = arguments.limit(limit)
     if grace < timedelta(0):
         raise Invalid(f"invalid model: grace must not be negative, got {grace}", field="grace")
-    conn.execute(agents_sql.CLOSE_EXPIRED, {"limit": most, "now": now})
-    abandoned = conn.execute(sql.LOCK_ABANDONED, {"limit": most, "grace": grace, "now": now}).all()
+    agents_sql.CLOSE_EXPIRED.all(conn, {"limit": most, "now": now})
+    abandoned = sql.LOCK_ABANDONED.all(conn, {"limit": most, "grace": grace, "now": now})
     return _close(conn, [(row, _abandoned) for row in abandoned], now)
 
 
 def sign_off(conn: Connection, agent: Agent, *, now: datetime | None = None) -> list[Reaped]:
     """Close the agent for good; what it still runs fails as if it had fallen silent."""
-    conn.execute(agents_sql.CLOSE_AGENT, {"agent_seq": agent.seq, "now": now})
-    left = conn.execute(sql.LOCK_OF_AGENT, {"agent_seq": agent.seq}).all()
+    agents_sql.CLOSE_AGENT.all(conn, {"agent_seq": agent.seq, "now": now})
+    left = sql.LOCK_OF_AGENT.all(conn, {"agent_seq": agent.seq})
     return _close(conn, [(row, _abandoned) for row in left], now)
 
 
-def _abandoned(row: Row[Any], policy: Row[Any]) -> Outcome:
+def _abandoned(row: Row, policy: Row) -> Outcome:
     if row.cancel_requested:
         return Outcome.canceled()
     if row.agent_state == "lost":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from solti_store.model import ObjectMeta, Task, TaskId, TaskPhase, TaskRun, TaskSpec, TaskStatus, Timestamp
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy import Row
+    from solti_store.sql.driver import Row
+
 
 __all__ = ["Claim", "claim", "new_task", "run", "task"]
 
@@ -37,7 +38,7 @@ class Claim:
     deadline: datetime
 
 
-def task(row: Row[Any]) -> Task:
+def task(row: Row) -> Task:
     """A task from `sql.tasks.TASK_COLUMNS`, put together as JSON and parsed once, in compiled code."""
     status = f'{{"phase":"{row.phase}","attempt":{row.attempt}'
     if row.exit_code is not None:
@@ -66,7 +67,7 @@ def new_task(task_id: TaskId, spec: TaskSpec, created_at: Timestamp) -> Task:
     )
 
 
-def claim(row: Row[Any]) -> Claim:
+def claim(row: Row) -> Claim:
     """A claim from a row of `sql.attempts.CLAIM` or its kin."""
     return Claim(
         task_id=TaskId(row.id),
@@ -78,7 +79,7 @@ def claim(row: Row[Any]) -> Claim:
     )
 
 
-def run(row: Row[Any]) -> TaskRun:
+def run(row: Row) -> TaskRun:
     """A run from a row of `sql.attempts.SELECT_RUNS`."""
     return TaskRun(
         attempt=row.attempt,

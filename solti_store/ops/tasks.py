@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Connection, Executable, Row
+    from sqlalchemy import Connection
 
     from solti_store.model import Task, TaskQuery, TaskRun, TaskSpec
+    from solti_store.sql.driver import Prepared, Row
 
 __all__ = ["act", "cancel", "create", "create_many", "delete", "get", "list_page", "replace", "runs"]
 
@@ -32,17 +33,17 @@ def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | No
     """Create one task, due at once."""
     checked = TaskId(task_id)
     route = route_of(spec)
-    row = conn.execute(
-        sql.INSERT,
+    row = sql.INSERT.one_or_none(
+        conn,
         {
-            "task_id": checked,
+            "task_id": str(checked),
             "task_spec": spec.to_json(),
             "route_id": route.id,
             "task_kind": route.kind,
             "route_selector": route.selector,
             "now": now,
         },
-    ).one_or_none()
+    )
     if row is None:
         raise AlreadyExists(checked)
     return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
@@ -58,10 +59,10 @@ def create_many(conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, now:
         for piece in _pieces([(task_id, spec) for task_id, (_, spec) in zip(ids, tasks, strict=True)]):
             task_routes = [route_of(spec) for _, spec, _ in piece]
             routes = list({route.id: route for route in task_routes}.values())
-            found = conn.execute(
-                sql.INSERT_MANY,
+            found = sql.INSERT_MANY.all(
+                conn,
                 {
-                    "ids": [task_id for task_id, _, _ in piece],
+                    "ids": [str(task_id) for task_id, _, _ in piece],
                     "specs": [text for _, _, text in piece],
                     "task_routes": [route.id for route in task_routes],
                     "routes": [route.id for route in routes],
@@ -69,7 +70,7 @@ def create_many(conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, now:
                     "selectors": [route.selector for route in routes],
                     "now": now,
                 },
-            ).all()
+            )
             if len(found) < len(piece):
                 made = {row.id for row in found}
                 raise AlreadyExists(next(task_id for task_id, _, _ in piece if task_id not in made))
@@ -103,7 +104,7 @@ def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[tuple[Tas
 def get(conn: Connection, task_id: str) -> Task:
     """Read one task."""
     checked = TaskId(task_id)
-    row = conn.execute(sql.SELECT, {"task_id": checked}).one_or_none()
+    row = sql.SELECT.one_or_none(conn, {"task_id": str(checked)})
     if row is None:
         raise NotFound(checked)
     return rows.task(row)
@@ -117,17 +118,17 @@ def list_page(conn: Connection, query: TaskQuery) -> TaskPage:
         name: value
         for name, value in (
             ("phases", list(query.phases)),
-            ("task_slot", query.slot),
+            ("task_slot", query.slot and str(query.slot)),
             ("task_kind", query.kind),
         )
         if value
     }
     # One more than asked for tells whether there is a next page.
-    found = conn.execute(pages.page(**shape), {**filters, "after": after, "limit": query.limit + 1}).all()
+    found = pages.page(**shape).all(conn, {**filters, "after": after, "limit": query.limit + 1})
     shown = list(islice(found, query.limit))
     return TaskPage(
         items=tuple(map(rows.task, shown)),
-        total=conn.execute(pages.total(**shape), filters).scalar_one() if query.with_total else None,
+        total=pages.total(**shape).one(conn, filters).total if query.with_total else None,
         next_cursor=cursor.encode(query, shown[-1].seq) if len(found) > query.limit else None,
     )
 
@@ -142,7 +143,7 @@ def replace(
         conn,
         sql.REPLACE_SPEC,
         {
-            "task_id": checked,
+            "task_id": str(checked),
             "task_spec": spec.to_json(),
             "expected": version,
             "created": created,
@@ -172,7 +173,7 @@ def _is_as_expected(current: Task, expected: int | Task) -> bool:
 def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Task:
     """Cancel a task that is not running, ask for it if it is; of a final task, nothing."""
     checked = TaskId(task_id)
-    act(conn, sql.CANCEL, {"task_id": checked, "now": now})
+    act(conn, sql.CANCEL, {"task_id": str(checked), "now": now})
     return get(conn, checked)
 
 
@@ -180,21 +181,24 @@ def delete(conn: Connection, task_id: str, *, expected: int | Task | None = None
     """Delete a task and its runs; whether there was one."""
     checked = TaskId(task_id)
     version, created = (None, None) if expected is None else arguments.precondition(expected)
-    if act(conn, sql.DELETE, {"task_id": checked, "expected": version, "created": created, "now": now}) is not None:
+    if (
+        act(conn, sql.DELETE, {"task_id": str(checked), "expected": version, "created": created, "now": now})
+        is not None
+    ):
         return True
     if version is None:
         return False
     raise VersionConflict(checked, expected=version, current=get(conn, checked).metadata.resource_version)
 
 
-def act(conn: Connection, statement: Executable, parameters: dict[str, Any]) -> Row[Any] | None:
+def act(conn: Connection, statement: Prepared, parameters: dict[str, Any]) -> Row | None:
     """Run a statement on one task, once more if it found nothing to do.
 
     It may have waited for a row that was deleted and created anew by the time it looked; the new one is not in its
     snapshot. It is in a second one's.
     """
     for _ in range(2):
-        if (row := conn.execute(statement, parameters).one_or_none()) is not None:
+        if (row := statement.one_or_none(conn, parameters)) is not None:
             return row
     return None
 
@@ -202,7 +206,7 @@ def act(conn: Connection, statement: Executable, parameters: dict[str, Any]) -> 
 def runs(conn: Connection, task_id: str, *, limit: int) -> tuple[TaskRun, ...]:
     """The latest runs of a task, oldest of them first."""
     checked = TaskId(task_id)
-    found = conn.execute(SELECT_RUNS, {"task_id": checked, "limit": arguments.limit(limit)}).all()
+    found = SELECT_RUNS.all(conn, {"task_id": str(checked), "limit": arguments.limit(limit)})
     if not found:
         raise NotFound(checked)
     return tuple(rows.run(row) for row in found if row.attempt is not None)

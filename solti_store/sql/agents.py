@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Interval, Text, and_, bindparam, cast, func, insert, select, update
 
+from solti_store.sql.driver import Prepared
 from solti_store.sql.tables import agents, routes, task_status
 from solti_store.sql.types import NOW, array_param, json_param
 
@@ -20,7 +21,7 @@ _agent = bindparam("agent_seq", type_=BigInteger())
 _limit = bindparam("limit", type_=BigInteger())
 _lease = bindparam("agent_lease", type_=Interval())
 
-REGISTER = (
+REGISTER = Prepared(
     insert(agents)
     .values(
         id=bindparam("agent_id", type_=Text()),
@@ -38,7 +39,7 @@ REGISTER = (
 #: The agent that claims, if its lease holds: one that woke up too late must not start what is taken from it at once.
 #: KEY SHARE lets its own heartbeat pass, while whoever closes the agent (FOR UPDATE) has to wait: no attempt can be
 #: handed to an incarnation that was just closed.
-HOLDER = (
+HOLDER = Prepared(
     select(agents.c.seq)
     .where(agents.c.seq == _agent, agents.c.closed_at.is_(None), agents.c.expires_at >= NOW)
     .with_for_update(key_share=True, read=True)
@@ -58,15 +59,17 @@ _beat = (
 
 #: Prolongs the lease; a row for each attempt whose cancellation was asked for, one with a NULL `task` when there
 #: is none, and no row when the agent is closed.
-HEARTBEAT = select(_beat.c.seq, task_status.c.seq.label("task"), task_status.c.attempt).select_from(
-    _beat.outerjoin(
-        task_status,
-        and_(
-            task_status.c.agent == _beat.c.seq,
-            # Said twice for the planner: the index of running attempts is on this condition.
-            task_status.c.deadline.is_not(None),
-            task_status.c.cancel_requested_at.is_not(None),
-        ),
+HEARTBEAT = Prepared(
+    select(_beat.c.seq, task_status.c.seq.label("task"), task_status.c.attempt).select_from(
+        _beat.outerjoin(
+            task_status,
+            and_(
+                task_status.c.agent == _beat.c.seq,
+                # Said twice for the planner: the index of running attempts is on this condition.
+                task_status.c.deadline.is_not(None),
+                task_status.c.cancel_requested_at.is_not(None),
+            ),
+        )
     )
 )
 
@@ -80,7 +83,7 @@ _expired = (
     .with_for_update(skip_locked=True)
     .cte("expired")
 )
-CLOSE_EXPIRED = (
+CLOSE_EXPIRED = Prepared(
     update(agents)
     .where(agents.c.seq == _expired.c.seq)
     .values(state="lost", closed_at=NOW)
@@ -90,7 +93,7 @@ CLOSE_EXPIRED = (
 _leaving = (
     select(agents.c.seq).where(agents.c.seq == _agent, agents.c.closed_at.is_(None)).with_for_update().cte("leaving")
 )
-CLOSE_AGENT = (
+CLOSE_AGENT = Prepared(
     update(agents)
     .where(agents.c.seq == _leaving.c.seq)
     .values(state="stopped", closed_at=NOW)
@@ -98,6 +101,8 @@ CLOSE_AGENT = (
 )
 
 #: Routes the caller has not judged yet. By exclusion and not by a high-water mark: routes commit in any order.
-SELECT_NEW_ROUTES = select(routes.c.id, routes.c.kind, cast(routes.c.selector, Text).label("selector")).where(
-    routes.c.id != func.all(array_param("known", "uuid"))
+SELECT_NEW_ROUTES = Prepared(
+    select(routes.c.id, routes.c.kind, cast(routes.c.selector, Text).label("selector")).where(
+        routes.c.id != func.all(array_param("known", "uuid"))
+    )
 )

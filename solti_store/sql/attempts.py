@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -26,12 +26,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from solti_store.sql.agents import HOLDER
+from solti_store.sql.driver import Prepared
 from solti_store.sql.events import event
 from solti_store.sql.tables import LATEST, agents, task_events, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, array_param
-
-if TYPE_CHECKING:
-    from sqlalchemy import Select
 
 __all__ = [
     "CLOSE",
@@ -62,7 +60,7 @@ def _later(moment: ColumnElement[Any], milliseconds: ColumnElement[Any]) -> Colu
     return moment + func.make_interval(0, 0, 0, 0, 0, 0, func.least(milliseconds, MAX_DELAY_MS) / 1000.0)
 
 
-_holder = HOLDER.cte("holder")
+_holder = HOLDER.statement.cte("holder")
 _due = (task_status.c.due_at.is_not(None), task_status.c.due_at <= NOW)
 _route = func.unnest(array_param("routes", "uuid")).table_valued(column("id", Uuid), name="mine").render_derived()
 _oldest = (
@@ -89,7 +87,7 @@ _agent_is_open = select(_holder.c.seq).exists()
 
 #: Locks up to `limit` due tasks of `routes` for an open agent, and says which, the longest due first. May find fewer
 #: than there are: a route's share counts rows that others have locked. `PICK_REST` finds those.
-PICK = (
+PICK = Prepared(
     select(_free.c.seq)
     .select_from(_share.join(_free, true()))
     .where(_agent_is_open)
@@ -107,10 +105,12 @@ _unlocked = (
 
 #: The same, route after route instead of merged, past those `picked` already: misses nothing that is not locked, and
 #: locks no more than it returns.
-PICK_REST = select(_unlocked.c.seq).select_from(_route.join(_unlocked, true())).where(_agent_is_open).limit(_limit)
+PICK_REST = Prepared(
+    select(_unlocked.c.seq).select_from(_route.join(_unlocked, true())).where(_agent_is_open).limit(_limit)
+)
 
 #: Locks the task `id` unless it is running.
-PICK_BY_ID = (
+PICK_BY_ID = Prepared(
     select(task_status.c.seq)
     .join(tasks, tasks.c.seq == task_status.c.seq)
     .where(tasks.c.id == _id, task_status.c.phase != "running")
@@ -170,7 +170,7 @@ _run = (
 #:
 #: A statement of its own, after the lock. The lock may come right after another's commit, and then a statement that
 #: locks has the new status, but beside it the spec, and so the timeout, from before that commit.
-START: Select[Any] = (
+START = Prepared(
     select(
         _started.c.seq,
         _started.c.id,
@@ -195,7 +195,7 @@ _locked = select(
 )
 
 #: Locks the statuses of `seqs`, in order of seq as everybody who locks several, so that batches never deadlock.
-LOCK = (
+LOCK = Prepared(
     _locked.where(task_status.c.seq == func.any(array_param("seqs", "bigint")))
     .order_by(task_status.c.seq)
     .with_for_update()
@@ -207,7 +207,7 @@ LOCK = (
 #: other. Whatever is left is found by the next one.
 #: Reads the whole index of running attempts, which is as small as the fleet's capacity; by deadline alone it would be
 #: one more index to write at every claim.
-LOCK_ABANDONED = (
+LOCK_ABANDONED = Prepared(
     _locked.add_columns(agents.c.state.label("agent_state"))
     .outerjoin(agents, agents.c.seq == task_status.c.agent)
     .where(
@@ -223,7 +223,7 @@ LOCK_ABANDONED = (
 )
 
 #: The attempts of one closed agent, likewise.
-LOCK_OF_AGENT = (
+LOCK_OF_AGENT = Prepared(
     _locked.add_columns(agents.c.state.label("agent_state"))
     .join(agents, agents.c.seq == task_status.c.agent)
     .where(task_status.c.agent == _agent, task_status.c.deadline.is_not(None), agents.c.closed_at.is_not(None))
@@ -233,7 +233,7 @@ LOCK_OF_AGENT = (
 
 #: What decides what follows, of tasks that the transaction has locked: a statement of its own for the reason that
 #: `START` gives.
-SELECT_POLICIES = (
+SELECT_POLICIES = Prepared(
     select(
         tasks.c.seq,
         tasks.c.id,
@@ -319,22 +319,24 @@ _run_closed = (
 )
 
 #: Closes a batch of running attempts: run, status and event of each. A row for each that was closed.
-CLOSE = select(_closed.c.seq, _closed.c.attempt).add_cte(
-    _run_closed,
-    event(
-        _closed,
-        "finished",
-        detail=func.jsonb_strip_nulls(
-            func.jsonb_build_object(
-                literal("outcome", Text),
-                _closed.c.run_phase,
-                literal("exitCode", Text),
-                _closed.c.exit_code,
-                literal("error", Text),
-                _closed.c.error,
-            )
+CLOSE = Prepared(
+    select(_closed.c.seq, _closed.c.attempt).add_cte(
+        _run_closed,
+        event(
+            _closed,
+            "finished",
+            detail=func.jsonb_strip_nulls(
+                func.jsonb_build_object(
+                    literal("outcome", Text),
+                    _closed.c.run_phase,
+                    literal("exitCode", Text),
+                    _closed.c.exit_code,
+                    literal("error", Text),
+                    _closed.c.error,
+                )
+            ),
         ),
-    ),
+    )
 )
 
 # --- reading ------------------------------------------------------------------------------------
@@ -346,18 +348,20 @@ _asked = (
 )
 
 #: For late writes: what became of the attempts asked for, and who holds their tasks now.
-SELECT_HOLDERS = select(
-    _asked.c.seq,
-    _asked.c.attempt,
-    task_status.c.attempt.label("current_attempt"),
-    agents.c.id.label("holder"),
-    task_runs.c.phase,
-    task_runs.c.exit_code,
-    task_runs.c.error,
-).select_from(
-    _asked.outerjoin(task_status, task_status.c.seq == _asked.c.seq)
-    .outerjoin(agents, agents.c.seq == task_status.c.agent)
-    .outerjoin(task_runs, (task_runs.c.seq == _asked.c.seq) & (task_runs.c.attempt == _asked.c.attempt))
+SELECT_HOLDERS = Prepared(
+    select(
+        _asked.c.seq,
+        _asked.c.attempt,
+        task_status.c.attempt.label("current_attempt"),
+        agents.c.id.label("holder"),
+        task_runs.c.phase,
+        task_runs.c.exit_code,
+        task_runs.c.error,
+    ).select_from(
+        _asked.outerjoin(task_status, task_status.c.seq == _asked.c.seq)
+        .outerjoin(agents, agents.c.seq == task_status.c.agent)
+        .outerjoin(task_runs, (task_runs.c.seq == _asked.c.seq) & (task_runs.c.attempt == _asked.c.attempt))
+    )
 )
 
 _refused = (
@@ -367,24 +371,26 @@ _refused = (
 )
 
 #: Leaves a trace of late writes, which change nothing else.
-INSERT_REFUSED = insert(task_events).from_select(
-    ["at", "seq", "id", "type", "resource_version", "phase", "attempt", "detail"],
-    select(
-        NOW,
-        task_status.c.seq,
-        tasks.c.id,
-        literal("refused", Text),
-        task_status.c.resource_version,
-        task_status.c.phase,
-        task_status.c.attempt,
-        cast(_refused.c.detail, JSONB),
-    ).select_from(
-        _refused.join(task_status, task_status.c.seq == _refused.c.seq).join(tasks, tasks.c.seq == _refused.c.seq)
-    ),
+INSERT_REFUSED = Prepared(
+    insert(task_events).from_select(
+        ["at", "seq", "id", "type", "resource_version", "phase", "attempt", "detail"],
+        select(
+            NOW,
+            task_status.c.seq,
+            tasks.c.id,
+            literal("refused", Text),
+            task_status.c.resource_version,
+            task_status.c.phase,
+            task_status.c.attempt,
+            cast(_refused.c.detail, JSONB),
+        ).select_from(
+            _refused.join(task_status, task_status.c.seq == _refused.c.seq).join(tasks, tasks.c.seq == _refused.c.seq)
+        ),
+    )
 )
 
 #: What `agent` runs now, as `START` would have handed it out: for a worker that did not hear the answer.
-SELECT_HELD = (
+SELECT_HELD = Prepared(
     select(
         task_status.c.seq,
         tasks.c.id,
@@ -417,7 +423,7 @@ _latest_runs = (
 
 #: The latest runs of the task `id`, oldest of them first; one row with a NULL attempt when it never ran, none when
 #: there is no such task.
-SELECT_RUNS = (
+SELECT_RUNS = Prepared(
     select(_latest_runs)
     .select_from(tasks.outerjoin(_latest_runs, true()))
     .where(tasks.c.id == _id)

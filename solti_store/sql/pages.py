@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import BigInteger, Text, bindparam, column, func, select
 
+from solti_store.sql.driver import Prepared
 from solti_store.sql.tables import task_status, tasks
 from solti_store.sql.tasks import TASK_COLUMNS
 from solti_store.sql.types import array_param
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement
 
 __all__ = ["page", "total"]
 
@@ -32,7 +33,7 @@ def _filters(*, slot: bool, kind: bool) -> list[ColumnElement[bool]]:
 
 
 @cache
-def page(*, phases: bool, slot: bool, kind: bool) -> Select[Any]:
+def page(*, phases: bool, slot: bool, kind: bool) -> Prepared:
     """Up to `limit` tasks past the seq `after`, for the filters that are set (sixteen statements at the most)."""
     statement = select(*TASK_COLUMNS).select_from(_task)
     if phases and not (slot or kind):
@@ -52,11 +53,17 @@ def page(*, phases: bool, slot: bool, kind: bool) -> Select[Any]:
         statement = statement.where(tasks.c.seq > _after, *_filters(slot=slot, kind=kind))
         if phases:
             statement = statement.where(task_status.c.phase == func.any(_phases))
-    return statement.order_by(tasks.c.seq).limit(_limit)
+    return Prepared(statement.order_by(tasks.c.seq).limit(_limit))
 
 
 @cache
-def total(*, phases: bool, slot: bool, kind: bool) -> Select[Any]:
+def total(*, phases: bool, slot: bool, kind: bool) -> Prepared:
     """How many tasks meet the filters; counts them all."""
-    statement = select(func.count()).select_from(_task if phases else tasks).where(*_filters(slot=slot, kind=kind))
-    return statement.where(task_status.c.phase == func.any(_phases)) if phases else statement
+    statement = (
+        select(func.count().label("total"))
+        .select_from(_task if phases else tasks)
+        .where(*_filters(slot=slot, kind=kind))
+    )
+    if phases:
+        statement = statement.where(task_status.c.phase == func.any(_phases))
+    return Prepared(statement)

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 
+from solti_store.sql.driver import Prepared
 from solti_store.sql.events import event
 from solti_store.sql.tables import LATEST, routes, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param, json_param
@@ -59,12 +60,12 @@ TASK_COLUMNS = (
 
 _task = tasks.join(task_status, task_status.c.seq == tasks.c.seq)
 
-SELECT = select(*TASK_COLUMNS).select_from(_task).where(tasks.c.id == _id)
+SELECT = Prepared(select(*TASK_COLUMNS).select_from(_task).where(tasks.c.id == _id))
 
 _ids = array_param("ids", "text")
 
 #: Of `ids`, the first in the order given that exists.
-SELECT_TAKEN = (
+SELECT_TAKEN = Prepared(
     select(tasks.c.id).where(tasks.c.id == func.any(_ids)).order_by(func.array_position(_ids, tasks.c.id)).limit(1)
 )
 
@@ -133,10 +134,7 @@ _one = select(
 ).cte("input")
 
 #: Creates one task; no row when the id is taken.
-INSERT = _insert(
-    _one,
-    _new_route,
-)
+INSERT = Prepared(_insert(_one, _new_route))
 
 _given = (
     func.unnest(_ids, array_param("specs", "text"), array_param("task_routes", "uuid"))
@@ -160,17 +158,19 @@ _given_routes = (
 
 #: Creates a batch, leaving out what exists; a row for each task created. Binary arrays in one statement run at
 #: 0.8 of COPY into the same tables (20,000 rows: 39 k/s against 45 k/s) and need no staging table.
-INSERT_MANY = _insert(
-    _many,
-    insert(routes)
-    .from_select(
-        ["id", "kind", "selector"],
-        select(_given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type))
-        # One order for everybody: two batches that bring the same new routes never deadlock.
-        .order_by(_given_routes.c.id),
+INSERT_MANY = Prepared(
+    _insert(
+        _many,
+        insert(routes)
+        .from_select(
+            ["id", "kind", "selector"],
+            select(_given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type))
+            # One order for everybody: two batches that bring the same new routes never deadlock.
+            .order_by(_given_routes.c.id),
+        )
+        .on_conflict_do_nothing()
+        .cte("new_routes"),
     )
-    .on_conflict_do_nothing()
-    .cte("new_routes"),
 )
 
 
@@ -218,7 +218,7 @@ _respecified = (
 
 #: Compare-and-swap of the spec by `resource_version`: the status row is the lock, and taken first. No row
 #: when the task is missing, at another version, or has this spec already; `SELECT` tells which.
-REPLACE_SPEC = (
+REPLACE_SPEC = Prepared(
     select(
         _changed.c.seq,
         _changed.c.id,
@@ -273,8 +273,10 @@ _canceled = (
 )
 
 #: Cancels at once what is not running, and asks for it what is; no row when there is nothing to do.
-CANCEL = select(_canceled.c.seq).add_cte(
-    event(_canceled, case((_canceled.c.phase == "running", "cancelRequested"), else_="finished"))
+CANCEL = Prepared(
+    select(_canceled.c.seq).add_cte(
+        event(_canceled, case((_canceled.c.phase == "running", "cancelRequested"), else_="finished"))
+    )
 )
 
 _held = (
@@ -292,4 +294,4 @@ _held = (
 _deleted = delete(tasks).where(tasks.c.seq == _held.c.seq).returning(tasks.c.seq).cte("deleted")
 
 #: Deletes one task with its runs; `expected` NULL means at any version. No row when nothing was deleted.
-DELETE = select(_deleted.c.seq).add_cte(event(_held, "deleted"))
+DELETE = Prepared(select(_deleted.c.seq).add_cte(event(_held, "deleted")))

@@ -298,9 +298,7 @@ def test_a_clock_that_was_set_does_not_hide_the_server(server: EmbeddedServer) -
     assert server.stop()
 
 
-def test_a_number_used_again_by_another_server_is_told_by_its_start(
-    server: EmbeddedServer, folder: Path
-) -> None:
+def test_a_number_used_again_by_another_server_is_told_by_its_start(server: EmbeddedServer, folder: Path) -> None:
     other = EmbeddedServer(folder / "other", settings=FAST)
     try:
         server.ensure_running()

