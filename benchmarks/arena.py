@@ -16,7 +16,6 @@ from sqlalchemy import make_url
 
 from benchmarks.replay import noting_engine
 from solti_store import Subprocess, TaskSpec, TaskStore
-from solti_store.embedded import EmbeddedServer
 from solti_store.migrate import upgrade
 
 if TYPE_CHECKING:
@@ -107,6 +106,7 @@ def arena(url: str | None) -> Iterator[Arena]:
             try:
                 upgrade(target)
                 noting = noting_engine(target)
+                noting.connect().close()  # SQLAlchemy's own questions come with the first connection
                 with (
                     TaskStore.open(target) as store,
                     psycopg.connect(bare, autocommit=True) as single,
@@ -123,6 +123,9 @@ def _server(url: str | None) -> Iterator[str]:
     if url:
         yield url
         return
+    # Imported here, because with a URL the extra `embedded` is not needed.
+    from solti_store.embedded import EmbeddedServer  # noqa: PLC0415
+
     root = Path(tempfile.mkdtemp(prefix="solti-benchmarks-"))
     root.chmod(0o711)  # a server of root runs as another user, who has to reach its data
     server = EmbeddedServer(root / "data", settings=SETTINGS)

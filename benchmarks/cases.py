@@ -39,7 +39,8 @@ class Create:
     baseline = SAME
     extra = "checks the id, writes the spec's JSON, derives the route, builds a Task"
     aim: float | None = AIM
-    operations = 200
+    operations = 40
+    blocks = 5
     tasks = 1
 
     def __init__(self, arena: Arena) -> None:
@@ -80,15 +81,16 @@ def _each(arena: Arena, scripts: list[Script]) -> Callable[[], object]:
 class CreateMany:
     """One batch."""
 
-    name = f"create_many, {MANY:,} tasks"
     baseline = "COPY of the same rows"
     extra = "checks ids, writes JSON, derives routes, skips taken ids, builds Tasks"
     aim: float | None = AIM
     operations = 1
+    blocks = 1
 
     def __init__(self, arena: Arena, tasks: int) -> None:
         self._arena = arena
         self.tasks = tasks
+        self.name = f"create_many, {tasks:,} at once"
         arena.fill(1)  # so that the route is there
 
     def _empty(self) -> None:
@@ -152,7 +154,8 @@ class Get:
     baseline = SAME
     extra = "parses and validates the Task"
     aim: float | None = AIM
-    operations = 500
+    operations = 50
+    blocks = 10
     tasks = 1
 
     def __init__(self, arena: Arena) -> None:
@@ -185,7 +188,8 @@ class Replace:
     baseline = SAME
     extra = "writes the spec's JSON, derives the route, parses and validates the Task"
     aim: float | None = AIM
-    operations = 200
+    operations = 100
+    blocks = 2
     tasks = 1
 
     def __init__(self, arena: Arena) -> None:
@@ -243,7 +247,8 @@ class ClaimAndFinish:
     def __init__(self, arena: Arena, batch: int) -> None:
         self._arena = arena
         self.tasks = batch
-        self.operations = 200 if batch == 1 else 20
+        self.operations = 100 if batch == 1 else 10
+        self.blocks = 2
         self.name = f"claim + finish, {batch} at once" if batch > 1 else "claim + finish"
         arena.fill(2 * batch)
         self._agent = arena.store.register("benchmark")

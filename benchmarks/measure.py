@@ -23,6 +23,7 @@ class Case(Protocol):
         extra: What the store's side does besides.
         aim: The ratio it should reach, None when there is none.
         operations: Operations of one block.
+        blocks: Blocks a round each way, in turn: short ones meet the same weather on both sides.
         tasks: Tasks of one operation.
     """
 
@@ -31,6 +32,7 @@ class Case(Protocol):
     extra: str
     aim: float | None
     operations: int
+    blocks: int
     tasks: int
 
     def ours(self, operations: int) -> Callable[[], object]:
@@ -73,27 +75,30 @@ class Result:
         return first, third
 
 
-def compare(case: Case, *, rounds: int, operations: int | None = None) -> Result:
-    """Measure a case in rounds of one block each way.
+def compare(case: Case, *, rounds: int, once: bool = False) -> Result:
+    """Measure a case in rounds of blocks, one each way in turn.
 
-    What drifts (the disk, other users of the machine) meets both sides alike, and each goes first in every other round.
+    What drifts (the disk, other users of the machine) meets both sides alike, and each goes first every other time.
 
     Args:
         case: What to measure.
         rounds: How many rounds, at least 1.
-        operations: Operations of one block, in place of the case's own number.
+        once: One operation each way, for a look whether it runs at all.
     """
-    count = operations or case.operations
+    operations, blocks = (1, 1) if once else (case.operations, case.blocks)
     # Statements are prepared, plans settled and caches filled: what a long-lived process has behind it. psycopg
     # prepares a statement at its sixth execution, PostgreSQL settles on a plan at the sixth of those.
     for side in (case.ours, case.bare):
-        _time(side(min(count, 12) if case.tasks < 1000 else 1))
+        _time(side(min(operations, 12)))
     ours: list[float] = []
     bare: list[float] = []
-    for number in range(rounds):
-        sides = [(case.ours, ours), (case.bare, bare)]
-        for side, times in sides if number % 2 == 0 else reversed(sides):
-            times.append(_time(side(count)) / count)
+    for _ in range(rounds):
+        spent = {case.ours: 0.0, case.bare: 0.0}
+        for number in range(blocks):
+            for side in (case.ours, case.bare) if (len(ours) + number) % 2 == 0 else (case.bare, case.ours):
+                spent[side] += _time(side(operations))
+        ours.append(spent[case.ours] / (operations * blocks))
+        bare.append(spent[case.bare] / (operations * blocks))
     return Result(case, ours, bare)
 
 

@@ -1,0 +1,48 @@
+"""The benchmarks run, each once: their replay notices when the store's statements no longer fit it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OPERATIONS = [
+    "create",
+    "create_many, 10 at once",
+    "get",
+    "replace",
+    "update",
+    "claim + finish",
+    "claim + finish, 100 at once",
+]
+
+
+def benchmarks(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_operation_runs_beside_its_baseline(database_url: str) -> None:
+    about, _, head, line, *rows = benchmarks("--once", "--markdown", "--url", database_url).splitlines()
+    assert re.match(r"PostgreSQL \d+.*, fsync=(on|off), ", about)
+    assert head.startswith("| operation | ours | bare | ratio |")
+    assert line.startswith("|---|")
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == OPERATIONS
+    for row in rows:
+        ratio, spread = row.split(" | ")[3:5]
+        assert float(ratio) > 0
+        assert spread == f"{ratio} to {ratio}"
+
+
+def test_the_plain_table_names_what_was_asked_for(database_url: str) -> None:
+    about, blank, head, row = benchmarks("--once", "--only", "get", "--url", database_url).splitlines()
+    assert "full_page_writes=" in about
+    assert blank == ""
+    assert head.split()[:4] == ["operation", "ours", "bare", "ratio"]
+    assert row.startswith("get ")
