@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from operator import eq
+from typing import TYPE_CHECKING, overload
 
 from solti_store.model import ObjectMeta, Task, TaskId, TaskPhase, TaskRun, TaskSpec, TaskStatus, Timestamp
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from solti_store.sql.driver import Row
 
 
-__all__ = ["Claim", "claim", "new_task", "run", "task"]
+__all__ = ["Claim", "NewTasks", "claim", "new_task", "run", "task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,37 @@ def new_task(task_id: TaskId, spec: TaskSpec, created_at: Timestamp) -> Task:
         status=_PENDING,
         spec=spec,
     )
+
+
+class NewTasks(Sequence[Task]):
+    """Tasks as just created, each made when it is asked for.
+
+    To make 20,000 of them took 0.2 s of the 0.85 s that their insertion took, and few callers look.
+    """
+
+    def __init__(self, items: Sequence[tuple[TaskId, TaskSpec]], created_at: Sequence[Timestamp]) -> None:
+        self._items = items
+        self._created_at = created_at
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Task]: ...
+    def __getitem__(self, index: int | slice) -> Task | Sequence[Task]:
+        if isinstance(index, slice):
+            return NewTasks(self._items[index], self._created_at[index])
+        return new_task(*self._items[index], self._created_at[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as a list's
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} new tasks>"
 
 
 def claim(row: Row) -> Claim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -49,53 +50,57 @@ def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | No
     return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
 
 
-def create_many(conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, now: datetime | None = None) -> list[Task]:
+def create_many(
+    conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, now: datetime | None = None
+) -> Sequence[Task]:
     """Create all of `tasks`, in this order, or none of them."""
-    ids = [TaskId(task_id) for task_id, _ in tasks]
-    _refuse_repeats(ids)
-    created: list[Task] = []
+    given = [(TaskId(task_id), spec) for task_id, spec in tasks]
+    _refuse_repeats(given)
+    created_at: list[Timestamp] = []
     # A savepoint, so that in a caller's transaction a refused batch leaves nothing behind either.
     with conn.begin_nested():
-        for piece in _pieces([(task_id, spec) for task_id, (_, spec) in zip(ids, tasks, strict=True)]):
-            task_routes = [route_of(spec) for _, spec, _ in piece]
-            routes = list({route.id: route for route in task_routes}.values())
-            found = sql.INSERT_MANY.all(
-                conn,
-                {
-                    "ids": [str(task_id) for task_id, _, _ in piece],
-                    "specs": [text for _, _, text in piece],
-                    "task_routes": [route.id for route in task_routes],
-                    "routes": [route.id for route in routes],
-                    "kinds": [route.kind for route in routes],
-                    "selectors": [route.selector for route in routes],
-                    "now": now,
-                },
-            )
+        for piece in _pieces(given):
+            found = _insert(conn, piece, now)
             if len(found) < len(piece):
                 made = {row.id for row in found}
                 raise AlreadyExists(next(task_id for task_id, _, _ in piece if task_id not in made))
-            at = Timestamp.from_datetime(found[0].created_at)
-            created.extend(rows.new_task(task_id, spec, at) for task_id, spec, _ in piece)
-    return created
+            created_at += [Timestamp.from_datetime(found[0].created_at)] * len(piece)
+    return rows.NewTasks(given, created_at)
 
 
-def _refuse_repeats(ids: Sequence[TaskId]) -> None:
-    seen: set[TaskId] = set()
-    for task_id in ids:
-        if task_id in seen:
-            raise Invalid(f"invalid model: task_id {task_id!r} occurs twice in one batch", field="id")
-        seen.add(task_id)
+def _insert(conn: Connection, piece: list[tuple[str, TaskSpec, str]], now: datetime | None) -> list[Row]:
+    task_routes = [route_of(spec) for _, spec, _ in piece]
+    routes = list({route.id: route for route in task_routes}.values())
+    return sql.INSERT_MANY.all(
+        conn,
+        {
+            "ids": [task_id for task_id, _, _ in piece],
+            "specs": [text for _, _, text in piece],
+            "task_routes": [route.id for route in task_routes],
+            "routes": [route.id for route in routes],
+            "kinds": [route.kind for route in routes],
+            "selectors": [route.selector for route in routes],
+            "now": now,
+        },
+    )
 
 
-def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[tuple[TaskId, TaskSpec, str]]]:
-    piece: list[tuple[TaskId, TaskSpec, str]] = []
+def _refuse_repeats(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> None:
+    if len({task_id for task_id, _ in tasks}) == len(tasks):
+        return
+    twice = next(task_id for task_id, times in Counter(task_id for task_id, _ in tasks).items() if times > 1)
+    raise Invalid(f"invalid model: task_id '{twice}' occurs twice in one batch", field="id")
+
+
+def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[tuple[str, TaskSpec, str]]]:
+    piece: list[tuple[str, TaskSpec, str]] = []
     size = 0
     for task_id, spec in tasks:
         text = spec.to_json()
         if piece and (len(piece) == _PIECE_ROWS or size + len(text) > _PIECE_BYTES):
             yield piece
             piece, size = [], 0
-        piece.append((task_id, spec, text))
+        piece.append((str(task_id), spec, text))
         size += len(text)
     if piece:
         yield piece
