@@ -57,7 +57,7 @@ class Prepared:
     def all(self, connection: Connection, given: Mapping[str, Any]) -> list[Row]:
         """The rows, with their columns as attributes."""
         # As Core would: it keeps the books of what has been begun, so that commit and rollback mean something.
-        if not connection.in_transaction():
+        if not (connection.in_transaction() or is_autocommit(connection)):
             connection.begin()
         proxied = connection.connection
         cursor = proxied.cursor()

@@ -79,7 +79,7 @@ def test_batches_that_overlap_exclude_each_other_whole(shared: TaskStore) -> Non
             if b % 2:
                 batch.reverse()
         results = at_once([partial(shared.create_many, batch) for batch in batches])
-        assert kinds(results) == {"list": 1, "AlreadyExists": WIDTH - 1}
+        assert kinds(results) == {"NewTasks": 1, "AlreadyExists": WIDTH - 1}
 
 
 def test_one_of_many_replacers_at_a_version_wins(shared: TaskStore) -> None:
