@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from solti_store.sql.agents import HOLDER
 from solti_store.sql.driver import Prepared
-from solti_store.sql.events import event
+from solti_store.sql.events import CHANGED, event
 from solti_store.sql.tables import LATEST, agents, task_events, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, array_param
 
@@ -137,12 +137,7 @@ _started = (
         deadline=_later(LATEST, cast(tasks.c.spec["timeout"].astext, Numeric)),
     )
     .returning(
-        task_status.c.seq,
-        tasks.c.id,
-        task_status.c.resource_version,
-        task_status.c.updated_at,
-        task_status.c.phase,
-        task_status.c.attempt,
+        *CHANGED,
         task_status.c.agent,
         task_status.c.deadline,
         cast(tasks.c.spec, Text).label("spec"),
@@ -294,12 +289,7 @@ _closed = (
         cancel_requested_at=None,
     )
     .returning(
-        task_status.c.seq,
-        tasks.c.id,
-        task_status.c.resource_version,
-        task_status.c.updated_at,
-        task_status.c.phase,
-        task_status.c.attempt,
+        *CHANGED,
         _done.c.run_phase,
         _done.c.exit_code,
         _done.c.error,

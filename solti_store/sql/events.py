@@ -7,20 +7,29 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Text, literal, null, select
 from sqlalchemy.dialects.postgresql import insert
 
-from solti_store.sql.tables import task_events
+from solti_store.sql.tables import task_events, task_status, tasks
 
 if TYPE_CHECKING:
     from sqlalchemy import CTE
 
-__all__ = ["event"]
+__all__ = ["CHANGED", "event"]
+
+#: What `event` needs to know of a task that was changed, for the RETURNING of the change.
+CHANGED = (
+    task_status.c.seq,
+    tasks.c.id,
+    task_status.c.resource_version,
+    task_status.c.updated_at,
+    task_status.c.phase,
+    task_status.c.attempt,
+)
 
 
 def event(source: CTE, kind: str | ColumnElement[str], *, detail: ColumnElement[Any] | None = None) -> CTE:
     """A CTE that writes one event for each row of `source`.
 
     Args:
-        source: Has the task's state after the change: `seq`, `id`, `updated_at`, `resource_version`,
-            `phase`, `attempt`.
+        source: Has the columns of `CHANGED`, as they are after the change.
         kind: The event's type, one of the names that the table's CHECK lists.
         detail: A jsonb expression over `source`.
     """

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from solti_store.sql.driver import Prepared
-from solti_store.sql.events import event
+from solti_store.sql.events import CHANGED, event
 from solti_store.sql.tables import LATEST, routes, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param, json_param
 
@@ -197,12 +197,7 @@ _changed = (
         route=bindparam("route_id", type_=Uuid()),
     )
     .returning(
-        task_status.c.seq,
-        tasks.c.id,
-        task_status.c.resource_version,
-        task_status.c.updated_at,
-        task_status.c.phase,
-        task_status.c.attempt,
+        *CHANGED,
         task_status.c.exit_code,
         task_status.c.error,
     )
@@ -240,15 +235,6 @@ REPLACE_SPEC = Prepared(
 )
 
 
-_status_columns = (
-    task_status.c.seq,
-    tasks.c.id,
-    task_status.c.resource_version,
-    task_status.c.updated_at,
-    task_status.c.phase,
-    task_status.c.attempt,
-)
-
 _running = task_status.c.phase == "running"
 _canceled = (
     update(task_status)
@@ -268,7 +254,7 @@ _canceled = (
         error=None,
         exit_code=None,
     )
-    .returning(*_status_columns)
+    .returning(*CHANGED)
     .cte("canceled")
 )
 
@@ -281,7 +267,7 @@ CANCEL = Prepared(
 
 _held = (
     select(
-        *(c for c in _status_columns if c is not task_status.c.updated_at),
+        *(c for c in CHANGED if c is not task_status.c.updated_at),
         LATEST.label("updated_at"),
     )
     .select_from(_task)
