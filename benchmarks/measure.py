@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Case", "Result", "compare"]
+__all__ = ["Case", "Result", "Spent", "compare"]
 
 
 class Case(Protocol):
@@ -43,23 +43,42 @@ class Case(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What an operation took, in seconds.
+
+    Attributes:
+        wall: By the clock.
+        cpu: Of this process's processor time: the server's and the waiting are not in it.
+    """
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __truediv__(self, operations: int) -> Spent:
+        return Spent(self.wall / operations, self.cpu / operations)
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What came of a case.
 
     Attributes:
         case: The case.
-        ours: Seconds an operation took the store, a number a round.
-        bare: Seconds it took without, a number a round.
+        ours: What an operation took the store, one a round.
+        bare: What it took without, one a round.
     """
 
     case: Case
-    ours: Sequence[float]
-    bare: Sequence[float]
+    ours: Sequence[Spent]
+    bare: Sequence[Spent]
 
     @property
     def ratios(self) -> list[float]:
         """Each round's throughput, as a part of the other side's in the same round."""
-        return [bare / ours for ours, bare in zip(self.ours, self.bare, strict=True)]
+        return [bare.wall / ours.wall for ours, bare in zip(self.ours, self.bare, strict=True)]
 
     @property
     def ratio(self) -> float:
@@ -90,10 +109,10 @@ def compare(case: Case, *, rounds: int, once: bool = False) -> Result:
     # prepares a statement at its sixth execution, PostgreSQL settles on a plan at the sixth of those.
     for side in (case.ours, case.bare):
         _time(side(min(operations, 12)))
-    ours: list[float] = []
-    bare: list[float] = []
+    ours: list[Spent] = []
+    bare: list[Spent] = []
     for _ in range(rounds):
-        spent = {case.ours: 0.0, case.bare: 0.0}
+        spent = {case.ours: Spent(), case.bare: Spent()}
         for number in range(blocks):
             for side in (case.ours, case.bare) if (len(ours) + number) % 2 == 0 else (case.bare, case.ours):
                 spent[side] += _time(side(operations))
@@ -102,8 +121,8 @@ def compare(case: Case, *, rounds: int, once: bool = False) -> Result:
     return Result(case, ours, bare)
 
 
-def _time(block: Callable[[], object]) -> float:
+def _time(block: Callable[[], object]) -> Spent:
     gc.collect()
-    begun = time.perf_counter()
+    cpu, wall = time.process_time(), time.perf_counter()
     block()
-    return time.perf_counter() - begun
+    return Spent(time.perf_counter() - wall, time.process_time() - cpu)

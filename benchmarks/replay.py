@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, LiteralString, Self
 import psycopg
 
 from solti_store.engine import open_engine
+from solti_store.sql.tables import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,7 +117,8 @@ class _Noting(psycopg.Cursor[Any]):
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Self:  # noqa: ANN401 - psycopg's signature
         super().execute(query, params, **options)
-        if self.notes is not None:
+        # Not the pool's question whether a connection that was idle still lives.
+        if self.notes is not None and SCHEMA in query:
             columns = tuple(column.name for column in self.description or ())
             rows = self.rowcount if columns else 0
             self.notes.append(_Statement(query, dict(params or {}), columns, rows, not self.connection.autocommit))

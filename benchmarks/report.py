@@ -12,7 +12,18 @@ if TYPE_CHECKING:
 
 __all__ = ["table"]
 
-_HEAD = ("operation", "ours", "bare", "ratio", "middle half", "aim", "compared with", "what the store does besides")
+_HEAD = (
+    "operation",
+    "ours",
+    "bare",
+    "ratio",
+    "middle half",
+    "aim",
+    "ours, CPU",
+    "bare, CPU",
+    "compared with",
+    "what the store does besides",
+)
 
 
 def table(results: Sequence[Result], settings: Mapping[str, str], *, markdown: bool) -> str:
@@ -23,7 +34,7 @@ def table(results: Sequence[Result], settings: Mapping[str, str], *, markdown: b
     )
     if markdown:
         lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines.insert(1, "|---|---:|---:|---:|---|---|---|---|")
+        lines.insert(1, "|---|---:|---:|---:|---|---|---:|---:|---|---|")
         return f"{about}\n\n" + "\n".join(lines)
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -36,11 +47,13 @@ def _row(result: Result) -> tuple[str, ...]:
     missed = case.aim is not None and result.ratio < case.aim
     return (
         case.name,
-        _duration(median(result.ours)),
-        _duration(median(result.bare)),
+        _duration(median(one.wall for one in result.ours)),
+        _duration(median(one.wall for one in result.bare)),
         f"{result.ratio:.2f}",
         f"{low:.2f} to {high:.2f}",
         "" if case.aim is None else f"{case.aim:g}{' missed' if missed else ''}",
+        _duration(median(one.cpu for one in result.ours)),
+        _duration(median(one.cpu for one in result.bare)),
         case.baseline,
         case.extra,
     )
