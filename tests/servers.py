@@ -61,7 +61,7 @@ def _docker() -> TestServer | None:
     try:
         container.start()
     except DockerException as error:
-        print(f"Docker answers, but {image} does not start there: {error}", file=sys.stderr)  # noqa: T201
+        print(f"Docker answers, but testcontainers cannot start {image} there: {error}", file=sys.stderr)  # noqa: T201
         return None
     return TestServer(container.get_connection_url(), f"Docker, {image}", container.stop)
 
