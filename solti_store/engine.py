@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,6 @@ _DEFAULTS: dict[str, Any] = {
     "skip_autocommit_rollback": True,
     # Specs hold people's scripts and environments: not for logs and tracebacks.
     "hide_parameters": True,
-    "connect_args": {"options": f"-c idle_in_transaction_session_timeout={_FROZEN_MS}"},
 }
 
 
@@ -47,16 +47,25 @@ def open_engine(url: str | URL | None = None, **options: Any) -> Engine:  # noqa
         url: As for `resolve_url`.
         **options: Passed to `create_engine`.
     """
-    engine = create_engine(resolve_url(url), **(_DEFAULTS | options))
+    target = resolve_url(url)
+    engine = create_engine(target, **(_DEFAULTS | _session(target) | options))
     _prepare(engine, embedded=is_embedded(url))
     return engine
 
 
 def open_async_engine(url: str | URL | None = None, **options: Any) -> AsyncEngine:  # noqa: ANN401
     """An engine for an async store; arguments as for `open_engine`."""
-    engine = create_async_engine(resolve_url(url), **(_DEFAULTS | options))
+    target = resolve_url(url)
+    engine = create_async_engine(target, **(_DEFAULTS | _session(target) | options))
     _prepare(engine.sync_engine, embedded=is_embedded(url))
     return engine
+
+
+def _session(url: URL) -> dict[str, Any]:
+    """The session's settings: ours before what the URL, or PGOPTIONS in its place, says; of two the last one counts."""
+    given = str(url.query.get("options") or os.environ.get("PGOPTIONS", ""))
+    options = f"-c idle_in_transaction_session_timeout={_FROZEN_MS} {given}".strip()
+    return {"connect_args": {"options": options}}
 
 
 def _prepare(engine: Engine, *, embedded: bool) -> None:

@@ -260,3 +260,13 @@ def test_cancelled_calls_leave_no_connection_behind(database_url: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         asyncio.run(check())
+
+
+def test_settings_in_the_url_stand_beside_the_stores_own(database_url: str) -> None:
+    url = make_url(database_url).update_query_dict({"options": "-c application_name=mine -c lock_timeout=7s"})
+    shown = text("SELECT current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')")
+    with TaskStore.open(url) as store:
+        engine = store._owned
+        assert engine is not None
+        with engine.connect() as connection:
+            assert tuple(connection.execute(shown).one()) == ("7s", "10s")
