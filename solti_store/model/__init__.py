@@ -25,6 +25,7 @@ from solti_store.model.labels import Labels
 from solti_store.model.phase import ACTIVE_PHASES, TERMINAL_PHASES, TaskPhase
 from solti_store.model.policy import AdmissionPolicy, BackoffPolicy, JitterPolicy, RestartPolicy
 from solti_store.model.query import TaskPage, TaskQuery
+from solti_store.model.requirement import LabelOperator, LabelRequirement, requirements_of
 from solti_store.model.resource import ObjectMeta, Task, TaskRun, TaskStatus
 from solti_store.model.scalars import (
     AGENT_ID_MAX_LEN,
@@ -41,6 +42,7 @@ from solti_store.model.scalars import (
     Timestamp,
 )
 from solti_store.model.selector import LabelSelector, RunnerSelector, SelectorOperator, SelectorRequirement
+from solti_store.model.selector_text import InvalidSelector, Selector
 from solti_store.model.spec import TaskSpec, TaskSpecBuilder
 from solti_store.model.subprocess import (
     Command,
@@ -71,9 +73,12 @@ __all__ = [
     "Embedded",
     "Flag",
     "Invalid",
+    "InvalidSelector",
     "JitterPolicy",
     "KeyValue",
     "KindName",
+    "LabelOperator",
+    "LabelRequirement",
     "LabelSelector",
     "Labels",
     "ModelError",
@@ -83,6 +88,7 @@ __all__ = [
     "RunnerSelector",
     "Runtime",
     "Script",
+    "Selector",
     "SelectorOperator",
     "SelectorRequirement",
     "Slot",
@@ -110,4 +116,5 @@ __all__ = [
     "Wasm",
     "WasmSpec",
     "merge_env",
+    "requirements_of",
 ]
