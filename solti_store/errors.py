@@ -13,6 +13,7 @@ __all__ = [
     "EmbeddedError",
     "Invalid",
     "InvalidCursor",
+    "InvalidSelector",
     "LeaseLost",
     "ModelError",
     "NotFound",
@@ -51,6 +52,18 @@ class ModelError(SoltiStoreError, ValueError):
 
 class Invalid(ModelError):
     """A field's value is not allowed; the message starts with `invalid model: `."""
+
+
+class InvalidSelector(Invalid):
+    """A text is no label selector.
+
+    Attributes:
+        position: Where in the text, in characters from 0; the text's length when its end came too soon.
+    """
+
+    def __init__(self, message: str, *, position: int = 0) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class UnknownAdmissionPolicy(ModelError):

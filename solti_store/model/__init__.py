@@ -2,6 +2,7 @@
 
 from solti_store.errors import (
     Invalid,
+    InvalidSelector,
     ModelError,
     UnknownAdmissionPolicy,
     UnknownJitterPolicy,
@@ -42,7 +43,7 @@ from solti_store.model.scalars import (
     Timestamp,
 )
 from solti_store.model.selector import LabelSelector, RunnerSelector, SelectorOperator, SelectorRequirement
-from solti_store.model.selector_text import InvalidSelector, Selector
+from solti_store.model.selector_text import Selector
 from solti_store.model.spec import TaskSpec, TaskSpecBuilder
 from solti_store.model.subprocess import (
     Command,

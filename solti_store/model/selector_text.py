@@ -13,28 +13,16 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, Self
 
-from solti_store.errors import Invalid
+from solti_store.errors import InvalidSelector
 from solti_store.model._label_syntax import int64_of, key_problem, value_problem
 from solti_store.model._problems import PREFIX, invalid, printable, shown
 from solti_store.model.requirement import LabelOperator, LabelRequirement, requirements_of
 from solti_store.model.selector import RunnerSelector
 
-__all__ = ["InvalidSelector", "Selector"]
+__all__ = ["Selector"]
 
 _SUBJECT: Final = "label selector: "
 _FOUND_CHARS: Final = 40
-
-
-class InvalidSelector(Invalid):
-    """A text is no label selector.
-
-    Attributes:
-        position: Where in the text, in characters from 0; the text's length when its end came too soon.
-    """
-
-    def __init__(self, message: str, *, position: int = 0) -> None:
-        super().__init__(message)
-        self.position = position
 
 
 @dataclass(frozen=True, slots=True, repr=False)
