@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from solti_store.errors import AgentLost as AgentLost
     from solti_store.errors import AlreadyExists as AlreadyExists
     from solti_store.errors import AlreadyRunning as AlreadyRunning
+    from solti_store.errors import EmbeddedError as EmbeddedError
     from solti_store.errors import Invalid as Invalid
     from solti_store.errors import InvalidCursor as InvalidCursor
     from solti_store.errors import LeaseLost as LeaseLost
@@ -51,7 +52,7 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "solti_store.errors": (
-        "AgentLost AlreadyExists AlreadyRunning Invalid InvalidCursor LeaseLost ModelError NotFound OutcomeUnknown"
+        "AgentLost AlreadyExists AlreadyRunning EmbeddedError Invalid InvalidCursor LeaseLost ModelError NotFound OutcomeUnknown"
         " SchemaMismatch SoltiStoreError StoreUnavailable TransactionAborted VersionConflict"
     ),
     "solti_store.model": (
