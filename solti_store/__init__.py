@@ -52,8 +52,8 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "solti_store.errors": (
-        "AgentLost AlreadyExists AlreadyRunning EmbeddedError Invalid InvalidCursor LeaseLost ModelError NotFound OutcomeUnknown"
-        " SchemaMismatch SoltiStoreError StoreUnavailable TransactionAborted VersionConflict"
+        "AgentLost AlreadyExists AlreadyRunning EmbeddedError Invalid InvalidCursor LeaseLost ModelError NotFound"
+        " OutcomeUnknown SchemaMismatch SoltiStoreError StoreUnavailable TransactionAborted VersionConflict"
     ),
     "solti_store.model": (
         "BackoffPolicy Container Embedded RestartPolicy RunnerSelector Runtime Subprocess Task TaskPage TaskPhase"
