@@ -15,6 +15,8 @@ from solti_store.faults import spoils_connection
 from solti_store.url import is_embedded, resolve_url, start_embedded
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy import URL, Engine
     from sqlalchemy.engine import ExceptionContext
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -48,7 +50,7 @@ def open_engine(url: str | URL | None = None, **options: Any) -> Engine:  # noqa
         **options: Passed to `create_engine`.
     """
     target = resolve_url(url)
-    engine = create_engine(target, **(_DEFAULTS | _session(target) | options))
+    engine = create_engine(target, **(_defaults(options) | _session(target) | options))
     _prepare(engine, embedded=is_embedded(url))
     return engine
 
@@ -56,9 +58,16 @@ def open_engine(url: str | URL | None = None, **options: Any) -> Engine:  # noqa
 def open_async_engine(url: str | URL | None = None, **options: Any) -> AsyncEngine:  # noqa: ANN401
     """An engine for an async store; arguments as for `open_engine`."""
     target = resolve_url(url)
-    engine = create_async_engine(target, **(_DEFAULTS | _session(target) | options))
+    engine = create_async_engine(target, **(_defaults(options) | _session(target) | options))
     _prepare(engine.sync_engine, embedded=is_embedded(url))
     return engine
+
+
+def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    # Another kind of pool has other options.
+    return {
+        name: value for name, value in _DEFAULTS.items() if not (name == "pool_use_lifo" and "poolclass" in options)
+    }
 
 
 def _session(url: URL) -> dict[str, Any]:

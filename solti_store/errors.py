@@ -6,6 +6,8 @@ SQLSTATE and constraint name in `solti_store.faults`, never by their text.
 
 from __future__ import annotations
 
+from functools import partial
+
 __all__ = [
     "AgentLost",
     "AlreadyExists",
@@ -132,6 +134,9 @@ class VersionConflict(SoltiStoreError):
         self.expected = expected
         self.current = current
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), expected=self.expected, current=self.current), (self.task_id,)
+
 
 class AlreadyRunning(SoltiStoreError):
     """The task has a running attempt, so another cannot start.
@@ -145,6 +150,9 @@ class AlreadyRunning(SoltiStoreError):
         super().__init__(f"task '{task_id}' is running already (attempt {attempt})")
         self.task_id = task_id
         self.attempt = attempt
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), attempt=self.attempt), (self.task_id,)
 
 
 class LeaseLost(SoltiStoreError):
@@ -170,6 +178,10 @@ class LeaseLost(SoltiStoreError):
         self.current_attempt = current_attempt
         self.holder = holder
 
+    def __reduce__(self) -> tuple[object, ...]:
+        again = partial(type(self), attempt=self.attempt, current_attempt=self.current_attempt, holder=self.holder)
+        return again, (self.task_id,)
+
 
 class AgentLost(SoltiStoreError):
     """This agent incarnation is closed: it was silent past its lease, or it signed off.
@@ -187,7 +199,7 @@ class AgentLost(SoltiStoreError):
 
 
 class StoreUnavailable(SoltiStoreError):
-    """The database cannot be reached, or kept failing through every retry; nothing was committed."""
+    """The database cannot be reached, or refuses to serve; nothing was committed."""
 
 
 class TransactionAborted(SoltiStoreError):

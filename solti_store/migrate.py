@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from solti_store.errors import SchemaMismatch, StoreUnavailable
 from solti_store.faults import translate
 from solti_store.sql.tables import SCHEMA
+from solti_store.url import resolve_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,7 +153,7 @@ def _connect(database: Engine | URL | str) -> Iterator[Connection]:
             # Whatever the engine's default is: in AUTOCOMMIT a migration that fails would stay half done.
             yield connection.execution_options(isolation_level="READ COMMITTED")
         return
-    engine = create_engine(database, poolclass=NullPool)
+    engine = create_engine(resolve_url(database), poolclass=NullPool)
     try:
         with engine.connect() as connection:
             yield connection

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from solti_store.errors import Invalid, StoreUnavailable, TransactionAborted
-from solti_store.faults import translate
+from solti_store.faults import Fault, classify, translate
 from solti_store.retry import Attempts
 from solti_store.sql.driver import is_autocommit
 
@@ -210,7 +210,11 @@ def _in_transaction(connection: Connection) -> Iterator[None]:
     except PendingRollbackError as error:
         raise TransactionAborted("the transaction failed before; roll it back and run it again") from error
     except DBAPIError as error:
-        raise translate(error) from error
+        translated = translate(error)
+        if isinstance(translated, StoreUnavailable) and classify(error) is Fault.FINAL:
+            # A lock timeout, a cancelled statement: the connection stands, the transaction does not.
+            translated = TransactionAborted(str(translated))
+        raise translated from error
 
 
 def _sync(connection: AsyncConnection) -> Connection:

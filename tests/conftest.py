@@ -7,7 +7,9 @@ fails; nothing is skipped. Each test gets a database of its own, cloned from a m
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import psycopg
@@ -17,6 +19,7 @@ from sqlalchemy import make_url
 from support import BlockingStore
 
 from solti_store import TaskStore
+from solti_store.embedded import EmbeddedServer
 from solti_store.migrate import upgrade
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ def pytest_configure(config: pytest.Config) -> None:
     global _server  # noqa: PLW0603 - the run's server is a process-wide thing
     # What the developer's shell points at is never what tests write to.
     os.environ.pop("SOLTI_STORE_URL", None)
+    if not hasattr(config, "workerinput"):
+        # Nor is the developer's own embedded server, should a test that names none start it.
+        os.environ["SOLTI_STORE_DATA"] = f"{tempfile.gettempdir()}/solti-stray-{os.getpid()}"
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     _server = choose_server()
@@ -49,10 +55,12 @@ def pytest_report_header() -> str:
 
 
 def pytest_unconfigure() -> None:
-    """Stop what `pytest_configure` started."""
+    """Stop what `pytest_configure` started, and what no test should have."""
     if _server is not None:
         _execute(_server.url, f'DROP DATABASE IF EXISTS "{os.environ[TEMPLATE_VARIABLE]}" WITH (FORCE)')
         _server.stop()
+        if Path(os.environ["SOLTI_STORE_DATA"]).exists():
+            EmbeddedServer().destroy()
 
 
 def _execute(url: str, statement: str) -> None:

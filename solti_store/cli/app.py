@@ -85,6 +85,7 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
+    _open_closed_streams()
     # A terminal that cannot show a character is no reason to fail.
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):
@@ -104,6 +105,13 @@ def run(arguments: Sequence[str]) -> int:
         code = report(error)
     _finish_output()
     return int(code)
+
+
+def _open_closed_streams() -> None:
+    """Give whoever closed a standard stream (`>&-`) the null device: Python has None there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - for the process's life
 
 
 def _finish_output() -> None:

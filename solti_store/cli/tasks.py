@@ -38,7 +38,9 @@ TasksArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="The t
 def get(context: typer.Context, task_id: TaskArgument, output: OutputOption = Output.TABLE) -> None:
     """Show one task."""
     from solti_store.cli.views import show_task  # noqa: PLC0415 - needs the model
+    from solti_store.model import TaskId  # noqa: PLC0415 - the same
 
+    TaskId(task_id)  # Before a database is looked for, or a private one started.
     with open_store(context) as store:
         show_task(store.get(task_id), output)
 

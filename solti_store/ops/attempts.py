@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Reaped", "claim", "finish_many", "held", "reap", "sign_off", "start"]
 
 
+MAX_GRACE = timedelta(days=365)
+
+
 @dataclass(frozen=True, slots=True)
 class Reaped:
     """An attempt that the store closed, because its worker was silent or did not keep to its timeout.
@@ -212,8 +215,8 @@ def _refuse(conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: dateti
 def reap(conn: Connection, *, limit: int, grace: timedelta, now: datetime | None = None) -> list[Reaped]:
     """Close up to `limit` silent agents, and up to `limit` attempts of closed agents or long past their deadline."""
     most = arguments.limit(limit)
-    if grace < timedelta(0):
-        raise Invalid(f"invalid model: grace must not be negative, got {grace}", field="grace")
+    if not timedelta(0) <= grace <= MAX_GRACE:
+        raise Invalid(f"invalid model: grace must be from 0 to {MAX_GRACE}, got {grace}", field="grace")
     agents_sql.CLOSE_EXPIRED.all(conn, {"limit": most, "now": now})
     abandoned = sql.LOCK_ABANDONED.all(conn, {"limit": most, "grace": grace, "now": now})
     return _close(conn, [(row, _abandoned) for row in abandoned], now)

@@ -101,7 +101,7 @@ class NewTasks(Sequence[Task]):
 
 
 def claim(row: Row) -> Claim:
-    """A claim from a row of `sql.attempts.CLAIM` or its kin."""
+    """A claim from a row of `sql.attempts.START` or `SELECT_HELD`."""
     return Claim(
         task_id=TaskId(row.id),
         seq=row.seq,

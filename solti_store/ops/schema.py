@@ -30,4 +30,7 @@ def check(conn: Connection) -> None:
     found = revision(conn)
     if found != HEAD:
         state = "has no solti schema" if found is None else f"is at schema revision {found}"
-        raise SchemaMismatch(f"the database {state}, this code needs {HEAD}; run `solti-store db upgrade`")
+        raise SchemaMismatch(
+            f"the database {state}, this code needs {HEAD}; run `solti-store db upgrade`, or, where the database is"
+            " ahead of the code, a newer solti-store"
+        )

@@ -1,0 +1,27 @@
+"""Errors travel: between processes, and as copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from solti_store import AgentLost, AlreadyExists, AlreadyRunning, LeaseLost, NotFound, SoltiStoreError, VersionConflict
+
+ERRORS = [
+    NotFound("a"),
+    AlreadyExists("a"),
+    AlreadyRunning("a", attempt=3),
+    VersionConflict("a", expected=1, current=2),
+    VersionConflict("a", expected=1, current=1),
+    LeaseLost("a", attempt=1, current_attempt=2, holder="w"),
+    LeaseLost("a", attempt=1, current_attempt=None, holder=None),
+    AgentLost("w"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=str)
+def test_an_error_survives_pickling_and_copying(error: SoltiStoreError) -> None:
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (type(twin), str(twin), vars(twin)) == (type(error), str(error), vars(error))
