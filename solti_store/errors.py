@@ -102,6 +102,9 @@ class NotFound(SoltiStoreError, LookupError):
         super().__init__(f"task '{task_id}' does not exist")
         self.task_id = task_id
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.task_id,)
+
 
 class AlreadyExists(SoltiStoreError):
     """A task of this id exists already; nothing was written.
@@ -113,6 +116,9 @@ class AlreadyExists(SoltiStoreError):
     def __init__(self, task_id: str) -> None:
         super().__init__(f"task '{task_id}' already exists")
         self.task_id = task_id
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.task_id,)
 
 
 class VersionConflict(SoltiStoreError):
@@ -193,6 +199,9 @@ class AgentLost(SoltiStoreError):
     def __init__(self, agent_id: str) -> None:
         super().__init__(f"agent '{agent_id}' is no longer registered: its lease ended")
         self.agent_id = agent_id
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.agent_id,)
 
 
 # --- the database -------------------------------------------------------------------------------
