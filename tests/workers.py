@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -12,10 +13,11 @@ import psutil
 from solti_store.model import BackoffPolicy, JitterPolicy, RestartPolicy, Runtime, Subprocess, TaskSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from solti_store.store import AsyncTaskStore
+    from solti_store.worker import Worker, WorkerReport
 
 PATIENCE_S = 30.0
 HOURS_MS = 3_600_000
@@ -67,3 +69,14 @@ async def create(
     backoff = BackoffPolicy(jitter=JitterPolicy.NONE, first_ms=1, max_ms=1)
     spec = TaskSpec.builder(task_id, kind, timeout_ms).restart(restart).backoff(backoff).build()
     await store.create(task_id, spec)
+
+
+@asynccontextmanager
+async def working(worker: Worker) -> AsyncIterator[asyncio.Task[WorkerReport]]:
+    """The worker at work; stopped at the end if the test did not see to it."""
+    task = asyncio.create_task(worker.run())
+    try:
+        yield task
+    finally:
+        worker.stop()
+        await task

@@ -37,7 +37,6 @@ __all__ = [
     "INSERT_MANY",
     "REPLACE_SPEC",
     "SELECT",
-    "SELECT_TAKEN",
     "TASK_COLUMNS",
 ]
 
@@ -63,11 +62,6 @@ _task = tasks.join(task_status, task_status.c.seq == tasks.c.seq)
 SELECT = Prepared(select(*TASK_COLUMNS).select_from(_task).where(tasks.c.id == _id))
 
 _ids = array_param("ids", "text")
-
-#: Of `ids`, the first in the order given that exists.
-SELECT_TAKEN = Prepared(
-    select(tasks.c.id).where(tasks.c.id == func.any(_ids)).order_by(func.array_position(_ids, tasks.c.id)).limit(1)
-)
 
 
 def _insert(rows: FromClause, new_routes: CTE) -> Select[Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from sqlalchemy import create_engine, make_url
-from workers import create, eventually, is_alive, shell, written
+from workers import create, eventually, is_alive, shell, working, written
 
 from solti_store.engine import open_async_engine
 from solti_store.errors import OutcomeUnknown, SchemaMismatch, StoreUnavailable
@@ -67,16 +67,6 @@ async def alone(url: str, events: Path) -> AsyncIterator[asyncio.subprocess.Proc
         if process.returncode is None:
             process.kill()
         await process.wait()
-
-
-@asynccontextmanager
-async def working(worker: Worker) -> AsyncIterator[asyncio.Task[WorkerReport]]:
-    task = asyncio.create_task(worker.run())
-    try:
-        yield task
-    finally:
-        worker.stop()
-        await task
 
 
 async def succeeded(store: AsyncTaskStore, *task_ids: str) -> bool:

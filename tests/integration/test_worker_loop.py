@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from workers import create, eventually, is_alive, shell, written
+from workers import create, eventually, is_alive, shell, working, written
 
 from solti_store.errors import Invalid
 from solti_store.model import MAX_SCRIPT_BODY_BYTES, RestartPolicy, Runtime, Subprocess, TaskPhase
@@ -17,21 +16,9 @@ from solti_store.store import AsyncTaskStore
 from solti_store.worker import Finished, Refused, Started, Worker, WorkerEvent, WorkerReport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
 BRIEFLY = timedelta(milliseconds=10)
-
-
-@asynccontextmanager
-async def working(worker: Worker) -> AsyncIterator[asyncio.Task[WorkerReport]]:
-    """The worker at work; stopped at the end if the test did not see to it."""
-    task = asyncio.create_task(worker.run())
-    try:
-        yield task
-    finally:
-        worker.stop()
-        await task
 
 
 async def phase_of(store: AsyncTaskStore, task_id: str) -> TaskPhase:
