@@ -6,7 +6,8 @@ generic plans; custom ones differ where it says so):
 
     one label equals     `@>` 107, `->> =` 78, `-> =` on jsonb 155
     three labels equal   one `@>` 112, three `->> =` 113
-    in 3 / 30 / 300      `? (->>)` 79 / 80 / 119, `->> = ANY(text[])` 93 / 315 / 2127 (custom: 83), `@> ANY` 283 / 2489
+    in 3 / 30 / 300      `object ? (->>)` 81 / 107 / 119, `->> = ANY(text[])` 93 / 315 / 2127 (custom: 91 / 86 / 83),
+                         `@> ANY(jsonb[])` 283 / 2489 / 24274
     label present        `?` 69, `?&` of one 78, `->> IS NOT NULL` 71; three of them 163, `?&` of three 109
     integer compared     the CASE below 278, all of it in numeric 425, `pg_input_is_valid` 297 (and not before 16)
 """
