@@ -31,6 +31,7 @@ TABLES = (
                  WHEN spec -> 'kind' ? 'embedded' THEN 'embedded'
             END) STORED NOT NULL,
         labels      jsonb GENERATED ALWAYS AS (COALESCE(spec -> 'labels', '{}')) STORED NOT NULL,
+        labels_xid  xid8 NOT NULL DEFAULT pg_current_xact_id(),
         CONSTRAINT ck_tasks_id
             CHECK (octet_length(id) <= 256 AND id ~ '^[A-Za-z0-9._-]+$' AND id NOT IN ('.', '..')),
         CONSTRAINT ck_tasks_generation CHECK (generation >= 1),
@@ -146,15 +147,46 @@ TABLES = (
         CONSTRAINT ck_routes_selector CHECK (jsonb_typeof(selector) = 'object')
     )
     """,
+    """
+    CREATE TABLE solti.label_postings (
+        term     uuid NOT NULL,
+        segment  bigint NOT NULL,
+        number   bigint NOT NULL,
+        members  bytea NOT NULL,
+        CONSTRAINT pk_label_postings PRIMARY KEY (term, segment, number),
+        CONSTRAINT ck_label_postings_members CHECK (octet_length(members) BETWEEN 2 AND 512)
+    )
+    """,
+    """
+    CREATE TABLE solti.label_segments (
+        segment       bigint CONSTRAINT pk_label_segments PRIMARY KEY,
+        members       bytea NOT NULL,
+        created_from  timestamptz,
+        created_to    timestamptz
+    )
+    """,
+    """
+    CREATE TABLE solti.label_index (
+        id          boolean NOT NULL DEFAULT true CONSTRAINT pk_label_index PRIMARY KEY,
+        horizon     xid8 NOT NULL,
+        open_xids   xid8[] NOT NULL,
+        written_by  xid8 NOT NULL,
+        CONSTRAINT ck_label_index_id CHECK (id)
+    )
+    """,
+    "INSERT INTO solti.label_index (horizon, open_xids, written_by) VALUES ('0', '{}', pg_current_xact_id())",
 )
 
 # The tables are new and empty, so their indexes are built in the same transaction.
 INDEXES = (
     "CREATE INDEX ix_tasks_slot_seq ON solti.tasks (slot, seq)",
     "CREATE INDEX ix_tasks_kind_seq ON solti.tasks (kind, seq)",
+    "CREATE INDEX ix_tasks_labels_xid ON solti.tasks (labels_xid)",
     "CREATE INDEX ix_task_status_claim ON solti.task_status (route, due_at, seq) WHERE due_at IS NOT NULL",
     "CREATE INDEX ix_task_status_running ON solti.task_status (agent, deadline) WHERE deadline IS NOT NULL",
     "CREATE INDEX ix_task_status_phase_seq ON solti.task_status (phase, seq)",
+    "CREATE INDEX ix_task_status_updated_at_seq ON solti.task_status (updated_at, seq)",
+    "CREATE INDEX ix_label_postings_segment ON solti.label_postings (segment)",
     "CREATE INDEX ix_agents_expires_at ON solti.agents (expires_at) WHERE closed_at IS NULL",
 )
 
@@ -167,5 +199,15 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Drop every table, with all that is in them."""
-    for table in ("routes", "agents", "task_events", "task_runs", "task_status", "tasks"):
+    for table in (
+        "label_index",
+        "label_segments",
+        "label_postings",
+        "routes",
+        "agents",
+        "task_events",
+        "task_runs",
+        "task_status",
+        "tasks",
+    ):
         op.execute(f"DROP TABLE solti.{table}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Computed,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Index,
     Integer,
     Interval,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -33,6 +35,9 @@ __all__ = [
     "LATEST",
     "SCHEMA",
     "agents",
+    "label_index",
+    "label_postings",
+    "label_segments",
     "metadata",
     "routes",
     "task_events",
@@ -95,6 +100,8 @@ tasks = Table(
         nullable=False,
     ),
     Column("labels", JSONB, Computed("COALESCE(spec -> 'labels', '{}')", persisted=True), nullable=False),
+    # The transaction that set the labels last: what the label index does not know yet is found by it.
+    Column("labels_xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     UniqueConstraint("id"),
     CheckConstraint(identity("id", 256), name="id"),
     CheckConstraint("generation >= 1", name="generation"),
@@ -117,6 +124,7 @@ tasks = Table(
     CheckConstraint("COALESCE((spec -> 'maxRetries')::numeric >= 1, true)", name="max_retries"),
     Index(None, "slot", "seq"),
     Index(None, "kind", "seq"),
+    Index(None, "labels_xid"),
 )
 
 task_status = Table(
@@ -157,6 +165,7 @@ task_status = Table(
     Index("ix_task_status_claim", "route", "due_at", "seq", postgresql_where=text("due_at IS NOT NULL")),
     Index("ix_task_status_running", "agent", "deadline", postgresql_where=text("deadline IS NOT NULL")),
     Index(None, "phase", "seq"),
+    Index(None, "updated_at", "seq"),
 )
 
 task_runs = Table(
@@ -241,6 +250,40 @@ routes = Table(
     Column("selector", JSONB, nullable=False),
     CheckConstraint("kind IN ('subprocess', 'wasm', 'container', 'embedded')", name="kind"),
     CheckConstraint("jsonb_typeof(selector) = 'object'", name="selector"),
+)
+
+# The label index: `solti_store.rules.postings` says what is in it, `solti_store.ops.label_index` keeps it.
+label_postings = Table(
+    "label_postings",
+    metadata,
+    Column("term", Uuid, primary_key=True),
+    Column("segment", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("members", LargeBinary, nullable=False),
+    CheckConstraint("octet_length(members) BETWEEN 2 AND 512", name="members"),
+    Index(None, "segment"),
+)
+
+label_segments = Table(
+    "label_segments",
+    metadata,
+    Column("segment", BigInteger, primary_key=True, autoincrement=False),
+    Column("members", LargeBinary, nullable=False),
+    Column("created_from", Instant),
+    Column("created_to", Instant),
+)
+
+# One row: how far the index has come. It knows the labels that were set by a transaction below `horizon` that is not
+# among the `open_xids`.
+label_index = Table(
+    "label_index",
+    metadata,
+    Column("id", Boolean, primary_key=True, server_default=text("true")),
+    Column("horizon", Xid8, nullable=False),
+    Column("open_xids", ARRAY(Xid8), nullable=False),
+    # Equal to the row's own xmin, unless a dump was restored: then the transaction numbers mean nothing any more.
+    Column("written_by", Xid8, nullable=False),
+    CheckConstraint("id", name="id"),
 )
 
 #: A change's `updated_at`. Never before the change before it: a writer that had to wait for the row began

@@ -200,7 +200,14 @@ _changed = (
 _respecified = (
     update(tasks)
     .where(tasks.c.seq == _changed.c.seq)
-    .values(spec=_spec, generation=tasks.c.generation + 1)
+    .values(
+        spec=_spec,
+        generation=tasks.c.generation + 1,
+        labels_xid=case(
+            (tasks.c.labels == func.coalesce(_spec["labels"], cast("{}", tasks.c.labels.type)), tasks.c.labels_xid),
+            else_=func.pg_current_xact_id(),
+        ),
+    )
     .returning(tasks.c.seq, tasks.c.generation, tasks.c.created_at, cast(tasks.c.spec, Text).label("spec"))
     .cte("respecified")
 )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect
     from sqlalchemy.types import TypeEngine
 
-__all__ = ["NOW", "Instant", "Xid8", "array_param", "json_param"]
+__all__ = ["NOW", "BinaryArray", "Instant", "Xid8", "array_param", "json_param"]
 
 Instant = DateTime(timezone=True)
 
@@ -40,7 +40,7 @@ class _BinaryList(list[Any]):
 psycopg.adapters.register_dumper(_BinaryList, ListBinaryDumper)
 
 
-class _BinaryArray(UserDefinedType[Any]):
+class BinaryArray(UserDefinedType[Any]):
     """The type of an array parameter that goes out in binary."""
 
     cache_ok = True
@@ -61,7 +61,7 @@ _ELEMENTS: dict[str, type[TypeEngine[Any]]] = {
 
 def array_param(name: str, element: str) -> Cast[Any]:
     """A bound array; one prepared statement serves every length, where `IN` would need one each."""
-    return cast(bindparam(name, type_=_BinaryArray()), ARRAY(_ELEMENTS.get(element) or Instant))
+    return cast(bindparam(name, type_=BinaryArray()), ARRAY(_ELEMENTS.get(element) or Instant))
 
 
 def json_param(name: str) -> Cast[Any]:
