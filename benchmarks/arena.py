@@ -59,7 +59,10 @@ class Arena:
         Returns:
             The tasks' ids.
         """
-        self.single.execute("TRUNCATE solti.tasks, solti.task_status, solti.task_runs, solti.task_events")
+        self.single.execute(
+            "TRUNCATE solti.tasks, solti.task_status, solti.task_runs, solti.task_events,"
+            " solti.label_postings, solti.label_segments"
+        )
         ids = [f"task-{number}" for number in range(tasks)]
         self.store.create_many(list(zip(ids, specs(tasks), strict=True)))
         for table in ("tasks", "task_status", "task_runs", "task_events", "routes", "agents"):
@@ -89,20 +92,22 @@ def specs(count: int) -> list[TaskSpec]:
 
 
 @contextmanager
-def arena(url: str | None) -> Iterator[Arena]:
+def arena(url: str | None, *, keep: str | None = None) -> Iterator[Arena]:
     """Make the database, and remove it in the end.
 
     Args:
         url: Of a server where databases can be created; None starts a private one with durable commits.
+        keep: The name of a database to use if it is there, and not to remove.
     """
     with _server(url) as server:
-        name = f"solti_benchmark_{uuid.uuid4().hex[:8]}"
+        name = keep or f"solti_benchmark_{uuid.uuid4().hex[:8]}"
         parsed = make_url(server)
         plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
         target = parsed.set(database=name).render_as_string(hide_password=False)
         bare = parsed.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
         with psycopg.connect(plain, autocommit=True) as admin:
-            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            if not admin.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
+                admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             try:
                 upgrade(target)
                 noting = noting_engine(target)
@@ -115,7 +120,8 @@ def arena(url: str | None) -> Iterator[Arena]:
                     yield Arena(store, TaskStore(noting), single, several)
                 noting.dispose()
             finally:
-                admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+                if not keep:
+                    admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @contextmanager

@@ -187,6 +187,7 @@ INDEXES = (
     "CREATE INDEX ix_task_status_phase_seq ON solti.task_status (phase, seq)",
     "CREATE INDEX ix_task_status_updated_at_seq ON solti.task_status (updated_at, seq)",
     "CREATE INDEX ix_label_postings_segment ON solti.label_postings (segment)",
+    "CREATE INDEX ix_agents_id ON solti.agents (id)",
     "CREATE INDEX ix_agents_expires_at ON solti.agents (expires_at) WHERE closed_at IS NULL",
 )
 

@@ -25,7 +25,7 @@ from solti_store.model.kind import (
 from solti_store.model.labels import Labels
 from solti_store.model.phase import ACTIVE_PHASES, TERMINAL_PHASES, TaskPhase
 from solti_store.model.policy import AdmissionPolicy, BackoffPolicy, JitterPolicy, RestartPolicy
-from solti_store.model.query import TaskPage, TaskQuery
+from solti_store.model.query import MAX_REQUIREMENTS, TaskOrder, TaskPage, TaskQuery
 from solti_store.model.requirement import LabelOperator, LabelRequirement, requirements_of
 from solti_store.model.resource import ObjectMeta, Task, TaskRun, TaskStatus
 from solti_store.model.scalars import (
@@ -59,6 +59,7 @@ __all__ = [
     "AGENT_ID_MAX_LEN",
     "DEFAULT_LIMIT",
     "MAX_LIMIT",
+    "MAX_REQUIREMENTS",
     "MAX_SCRIPT_BODY_BYTES",
     "SLOT_MAX_LEN",
     "TASK_ID_MAX_LEN",
@@ -100,6 +101,7 @@ __all__ = [
     "TaskEnv",
     "TaskId",
     "TaskKind",
+    "TaskOrder",
     "TaskPage",
     "TaskPhase",
     "TaskQuery",

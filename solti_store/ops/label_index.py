@@ -36,9 +36,9 @@ _DENSE: Final = 64
 
 
 def step(conn: Connection, *, eager: bool = False) -> bool:
-    """Bring some of what the index does not know into it, if it is worth the effort; whether anything was done.
+    """Bring some of what the index does not know into it, if it is worth the effort; whether there is more to be done.
 
-    Nothing is done either when somebody else is at it. Must run in a READ COMMITTED transaction of its own.
+    Does nothing when somebody else is at it. Must run in a READ COMMITTED transaction of its own.
 
     Args:
         conn: The connection.
@@ -54,16 +54,13 @@ def step(conn: Connection, *, eager: bool = False) -> bool:
             statement.all(conn, {})
     # Its snapshot comes before those of the rebuilding, so what is rebuilt is this or newer.
     unknown = sql.UNKNOWN.all(conn, {})
-    if eager or not held.valid or _is_worthwhile(unknown):
+    limit = None
+    if unknown and (eager or not held.valid or _is_worthwhile(unknown)):
         segments, limit = _chosen(conn, unknown)
         _rebuild(conn, segments)
-        if unknown:
-            _advance(conn, unknown[0], limit)
-    else:
-        segments = set()
-    sparse = {row.segment for row in sql.SPARSE.all(conn, {})}
-    _rebuild(conn, sparse)
-    return bool(segments or sparse) or not held.valid
+        _advance(conn, unknown[0], limit)
+    _rebuild(conn, {row.segment for row in sql.SPARSE.all(conn, {})})
+    return limit is not None
 
 
 def _is_worthwhile(unknown: list[Row]) -> bool:

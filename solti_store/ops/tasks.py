@@ -1,16 +1,14 @@
-"""Create, read, list, replace, cancel and delete tasks."""
+"""Create, read, replace, cancel and delete tasks."""
 
 from __future__ import annotations
 
 from collections import Counter
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from solti_store.errors import AlreadyExists, Invalid, NotFound, VersionConflict
-from solti_store.model import TaskId, TaskPage, Timestamp
-from solti_store.ops import arguments, cursor, rows
+from solti_store.model import TaskId, Timestamp
+from solti_store.ops import arguments, rows
 from solti_store.rules.routing import route_of
-from solti_store.sql import pages
 from solti_store.sql import tasks as sql
 from solti_store.sql.attempts import SELECT_RUNS
 
@@ -20,10 +18,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from solti_store.model import Task, TaskQuery, TaskRun, TaskSpec
+    from solti_store.model import Task, TaskRun, TaskSpec
     from solti_store.sql.driver import Prepared, Row
 
-__all__ = ["act", "cancel", "create", "create_many", "delete", "get", "list_page", "replace", "runs"]
+__all__ = ["act", "cancel", "create", "create_many", "delete", "get", "replace", "runs"]
 
 # A batch goes out in pieces of at most so many rows and, roughly, bytes: the server holds a parameter whole.
 _PIECE_ROWS = 20_000
@@ -113,29 +111,6 @@ def get(conn: Connection, task_id: str) -> Task:
     if row is None:
         raise NotFound(checked)
     return rows.task(row)
-
-
-def list_page(conn: Connection, query: TaskQuery) -> TaskPage:
-    """One page of the tasks that meet `query`, in order of creation."""
-    after = cursor.decode(query)
-    shape = {"phases": bool(query.phases), "slot": query.slot is not None, "kind": query.kind is not None}
-    filters = {
-        name: value
-        for name, value in (
-            ("phases", list(query.phases)),
-            ("task_slot", query.slot and str(query.slot)),
-            ("task_kind", query.kind),
-        )
-        if value
-    }
-    # One more than asked for tells whether there is a next page.
-    found = pages.page(**shape).all(conn, {**filters, "after": after, "limit": query.limit + 1})
-    shown = list(islice(found, query.limit))
-    return TaskPage(
-        items=tuple(map(rows.task, shown)),
-        total=pages.total(**shape).one(conn, filters).total if query.with_total else None,
-        next_cursor=cursor.encode(query, shown[-1].seq) if len(found) > query.limit else None,
-    )
 
 
 def replace(

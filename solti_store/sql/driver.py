@@ -37,12 +37,16 @@ class Prepared:
     Attributes:
         statement: As SQLAlchemy has it.
         text: As psycopg gets it.
+
+    Args:
+        statement: A Core construct.
+        explain: Whether to ask for the statement's plan instead.
     """
 
-    def __init__(self, statement: Any) -> None:  # noqa: ANN401 - a Core construct of any kind
+    def __init__(self, statement: Any, *, explain: bool = False) -> None:  # noqa: ANN401 - any Core construct
         self.statement = statement
         compiled: Any = statement.compile(dialect=psycopg.dialect())  # type: ignore[no-untyped-call]
-        self.text = str(compiled)
+        self.text = f"EXPLAIN (FORMAT JSON) {compiled}" if explain else str(compiled)
         self._constants = {name: bind.effective_value for name, bind in compiled.binds.items() if not bind.required}
         self._converters = dict(compiled._bind_processors)  # noqa: SLF001 - what Core itself applies to parameters
         self._row: Any = None
@@ -93,4 +97,4 @@ class Prepared:
 
 
 def _row_type(columns: list[str]) -> Any:  # noqa: ANN401 - made at run time
-    return namedtuple("Row", columns)  # noqa: PYI024
+    return namedtuple("Row", columns, rename=True)  # noqa: PYI024 - renamed: EXPLAIN's column is "QUERY PLAN"

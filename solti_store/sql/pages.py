@@ -1,69 +1,184 @@
-"""Statements that list: keyset pages in order of creation, and totals."""
+"""Statements that list: candidates in order, the page made of them, and how many there are.
+
+Candidates are numbers of tasks that may meet a query, read in order from one index. `page` then looks at each of them
+and keeps what meets every filter, so whatever a source says of a task, it cannot put a wrong one on a page.
+"""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from sqlalchemy import BigInteger, Text, bindparam, column, func, select
+from sqlalchemy import BigInteger, ColumnElement, Text, bindparam, cast, column, func, literal_column, select, tuple_
 
+from solti_store.sql import selectors
 from solti_store.sql.driver import Prepared
-from solti_store.sql.tables import task_status, tasks
-from solti_store.sql.tasks import TASK_COLUMNS
-from solti_store.sql.types import array_param
+from solti_store.sql.tables import agents, task_status, tasks
+from solti_store.sql.types import Instant, array_param
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import Select
 
-__all__ = ["page", "total"]
+__all__ = ["FILTERS", "Shape", "Walk", "estimate", "page", "total", "walk"]
 
-_task = tasks.join(task_status, task_status.c.seq == tasks.c.seq)
-_after = bindparam("after", type_=BigInteger())
+Walk: TypeAlias = Literal["created", "updated", "phases", "slot", "kind", "agent"]
+"""An index to read candidates from: all tasks in one of the two orders, or those of a filter in order of creation."""
+
+_agents_of_name = func.array(
+    select(agents.c.seq).where(agents.c.id == bindparam("agent_name", type_=Text())).scalar_subquery(), type_=None
+)
+_after_at, _until_at = bindparam("after_at", type_=Instant), bindparam("until_at", type_=Instant)
+_end_at = bindparam("end_at", type_=Instant)
+_after_seq, _until_seq = bindparam("after_seq", type_=BigInteger()), bindparam("until_seq", type_=BigInteger())
 _limit = bindparam("limit", type_=BigInteger())
 _phases = array_param("phases", "text")
+# Keeps the planner from joining candidates with a scan of a whole table, which it thinks cheaper from some hundreds of
+# them on: it takes every page for one that has to come from the disk.
+_ONE_BY_ONE: Final[ColumnElement[int]] = literal_column("0")
 
 
-def _filters(*, slot: bool, kind: bool) -> list[ColumnElement[bool]]:
-    result: list[ColumnElement[bool]] = []
-    if slot:
-        result.append(tasks.c.slot == bindparam("task_slot", type_=Text()))
-    if kind:
-        result.append(tasks.c.kind == bindparam("task_kind", type_=Text()))
-    return result
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a statement needs to know of a query.
+
+    Attributes:
+        filters: Names in `FILTERS` and of parameters at the same time.
+        labels: The selector's shape.
+        by_update: In the order of the last change, not of creation.
+        descending: In descending order.
+    """
+
+    filters: frozenset[str]
+    labels: selectors.Shape = ()
+    by_update: bool = False
+    descending: bool = False
+
+
+_STATUS_FILTERS: Final = {
+    "phases": task_status.c.phase == func.any(_phases),
+    "agent_name": task_status.c.agent == func.any(_agents_of_name),
+    "updated_since": task_status.c.updated_at >= bindparam("updated_since", type_=Instant),
+    "updated_before": task_status.c.updated_at < bindparam("updated_before", type_=Instant),
+}
+_TASK_FILTERS: Final = {
+    "task_slot": tasks.c.slot == bindparam("task_slot", type_=Text()),
+    "task_kind": tasks.c.kind == bindparam("task_kind", type_=Text()),
+    "created_since": tasks.c.created_at >= bindparam("created_since", type_=Instant),
+    "created_before": tasks.c.created_at < bindparam("created_before", type_=Instant),
+}
+#: All filters but that of labels, by the names of their parameters.
+FILTERS: Final = frozenset(_STATUS_FILTERS | _TASK_FILTERS)
+
+
+def _of_status(shape: Shape) -> list[ColumnElement[bool]]:
+    return [clause for name, clause in _STATUS_FILTERS.items() if name in shape.filters]
+
+
+def _of_task(shape: Shape) -> list[ColumnElement[bool]]:
+    labels = [selectors.matching(shape.labels, tasks.c.labels)] if shape.labels else []
+    return [clause for name, clause in _TASK_FILTERS.items() if name in shape.filters] + labels
+
+
+@lru_cache(maxsize=512)
+def page(shape: Shape) -> Prepared:
+    """Those of the `candidates` past `after_seq` that meet every filter, in order, at most `limit`.
+
+    In order of the last change past (`after_at`, `after_seq`) and, unless these are NULL, not past (`until_at`,
+    `until_seq`): a task that was changed since it became a candidate has another place now.
+    """
+    candidate = (
+        func.unnest(array_param("candidates", "bigint"))
+        .table_valued(column("seq", BigInteger), name="candidate")
+        .render_derived()
+    )
+    at = task_status.c.updated_at
+    status = select(
+        at,
+        task_status.c.resource_version,
+        task_status.c.phase,
+        task_status.c.attempt,
+        task_status.c.exit_code,
+        task_status.c.error,
+    ).where(task_status.c.seq == candidate.c.seq, *_of_status(shape))
+    if shape.by_update:
+        here, after, until = tuple_(at, task_status.c.seq), tuple_(_after_at, _after_seq), tuple_(_until_at, _until_seq)
+        within = (here < after, here >= until) if shape.descending else (here > after, here <= until)
+        status = status.where(within[0], cast(_until_at, Instant).is_(None) | within[1])
+    else:
+        status = status.where(candidate.c.seq < _after_seq if shape.descending else candidate.c.seq > _after_seq)
+    # The status first: it is the smaller row, and drops most of what a query with phases drops.
+    found_status = status.offset(_ONE_BY_ONE).lateral("status")
+    found_task = (
+        select(tasks.c.seq, tasks.c.id, tasks.c.generation, tasks.c.created_at, cast(tasks.c.spec, Text).label("spec"))
+        .where(tasks.c.seq == candidate.c.seq, *_of_task(shape))
+        .offset(_ONE_BY_ONE)
+        .lateral("task")
+    )
+    source = candidate.join(found_status, literal_column("true")).join(found_task, literal_column("true"))
+    order = (found_status.c.updated_at, candidate.c.seq) if shape.by_update else (candidate.c.seq,)
+    return Prepared(
+        select(*found_task.c, *found_status.c)
+        .select_from(source)
+        .order_by(*(key.desc() if shape.descending else key for key in order))
+        .limit(_limit)
+    )
 
 
 @cache
-def page(*, phases: bool, slot: bool, kind: bool) -> Prepared:
-    """Up to `limit` tasks past the seq `after`, for the filters that are set (sixteen statements at the most)."""
-    statement = select(*TASK_COLUMNS).select_from(_task)
-    if phases and not (slot or kind):
+def walk(by: Walk, *, descending: bool) -> Prepared:
+    """Up to `limit` candidates from one index, past `after_seq`.
+
+    In order of the last change past (`after_at`, `after_seq`), as far as the moment `end_at`: with it when descending,
+    without it when ascending.
+    """
+    if by == "phases":
         # One walk a phase, each bounded by the limit, then merged: `phase = ANY(...) ORDER BY seq` would read and
         # sort every task of these phases.
         wanted = func.unnest(_phases).table_valued(column("phase", Text), name="wanted").render_derived()
-        walk = (
+        single = select(task_status.c.seq).where(task_status.c.phase == wanted.c.phase)
+        each = _stretch(single, task_status.c.seq, descending=descending).lateral("each")
+        merged = select(each.c.seq).select_from(wanted.join(each, literal_column("true")))
+        return Prepared(merged.order_by(each.c.seq.desc() if descending else each.c.seq).limit(_limit))
+    if by == "updated":
+        at = task_status.c.updated_at
+        here, after = tuple_(at, task_status.c.seq), tuple_(_after_at, _after_seq)
+        within = (here < after, at >= _end_at) if descending else (here > after, at < _end_at)
+        order = (at.desc(), task_status.c.seq.desc()) if descending else (at, task_status.c.seq)
+        return Prepared(select(task_status.c.seq, at).where(*within).order_by(*order).limit(_limit))
+    if by == "agent":
+        # Apart, or the planner may go through all tasks in order until it has met enough of this agent's.
+        running = (
             select(task_status.c.seq)
-            .where(task_status.c.phase == wanted.c.phase, task_status.c.seq > _after)
-            .order_by(task_status.c.seq)
-            .limit(_limit)
-            .lateral("walk")
+            .where(_STATUS_FILTERS["agent_name"], task_status.c.deadline.is_not(None))
+            .offset(_ONE_BY_ONE)
+            .subquery("running")
         )
-        hits = select(walk.c.seq).select_from(wanted.join(walk, walk.c.seq.is_not(None))).subquery("hits")
-        statement = statement.join(hits, hits.c.seq == tasks.c.seq)
-    else:
-        statement = statement.where(tasks.c.seq > _after, *_filters(slot=slot, kind=kind))
-        if phases:
-            statement = statement.where(task_status.c.phase == func.any(_phases))
-    return Prepared(statement.order_by(tasks.c.seq).limit(_limit))
+        return Prepared(_stretch(select(running.c.seq), running.c.seq, descending=descending))
+    having = {"slot": [_TASK_FILTERS["task_slot"]], "kind": [_TASK_FILTERS["task_kind"]], "created": []}[by]
+    return Prepared(_stretch(select(tasks.c.seq).where(*having), tasks.c.seq, descending=descending))
 
 
-@cache
-def total(*, phases: bool, slot: bool, kind: bool) -> Prepared:
+def _stretch(every: Select[tuple[int]], seq: ColumnElement[int], *, descending: bool) -> Select[tuple[int]]:
+    past = seq < _after_seq if descending else seq > _after_seq
+    return every.where(past).order_by(seq.desc() if descending else seq).limit(_limit)
+
+
+_task = tasks.join(task_status, task_status.c.seq == tasks.c.seq)
+
+
+@lru_cache(maxsize=512)
+def total(shape: Shape) -> Prepared:
     """How many tasks meet the filters; counts them all."""
-    statement = (
-        select(func.count().label("total"))
-        .select_from(_task if phases else tasks)
-        .where(*_filters(slot=slot, kind=kind))
-    )
-    if phases:
-        statement = statement.where(task_status.c.phase == func.any(_phases))
-    return Prepared(statement)
+    return Prepared(_every(select(func.count().label("total")), shape))
+
+
+@lru_cache(maxsize=512)
+def estimate(shape: Shape) -> Prepared:
+    """How many tasks the planner expects to meet the filters: a row with the plan."""
+    return Prepared(_every(select(tasks.c.seq), shape), explain=True)
+
+
+def _every(statement: Select[tuple[int]], shape: Shape) -> Select[tuple[int]]:
+    of_status = _of_status(shape)
+    return statement.select_from(_task if of_status else tasks).where(*of_status, *_of_task(shape))

@@ -238,6 +238,7 @@ agents = Table(
     CheckConstraint("lease > interval '0'", name="lease"),
     CheckConstraint("state IN ('active', 'stopped', 'lost')", name="state"),
     CheckConstraint("(state = 'active') = (closed_at IS NULL)", name="closed_at"),
+    Index(None, "id"),
     Index("ix_agents_expires_at", "expires_at", postgresql_where=text("closed_at IS NULL")),
 )
 

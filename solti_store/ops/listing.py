@@ -1,0 +1,229 @@
+"""One page of a listing.
+
+Every filter with an index of its own offers a stream of candidates. They are read in turn, ever larger pieces of each,
+until the candidates of one have filled the page or come to their end. So a page costs at most a few times what the
+best of them costs, whichever that is: no statistics have to be right about it beforehand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final
+
+from solti_store.model import TaskOrder, TaskPage
+from solti_store.ops import cursor, rows
+from solti_store.ops.candidates import Candidates, Collected, LabelIndex, Segments, Walk
+from solti_store.ops.cursor import Position
+from solti_store.sql import pages, selectors
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from solti_store.model import TaskQuery
+    from solti_store.sql.driver import Row
+
+__all__ = ["Listed", "list_page"]
+
+# The first piece of a stream is a page's, or this; the later ones are from two to eight times the one before.
+_FIRST_PIECE: Final = 64
+
+_START: Final = Position(datetime(1, 1, 1, tzinfo=UTC), 0)
+_END: Final = Position(datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), 2**63 - 1)
+
+_NARROW: Final[tuple[tuple[str, pages.Walk], ...]] = (("agent_name", "agent"), ("task_slot", "slot"))
+_WIDE: Final[tuple[tuple[str, pages.Walk], ...]] = (("phases", "phases"), ("task_kind", "kind"))
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page, and what was noticed on the way.
+
+    Attributes:
+        page: The page.
+        index_lags: Whether the label index should be brought up to date.
+    """
+
+    page: TaskPage
+    index_lags: bool
+
+
+def list_page(conn: Connection, query: TaskQuery) -> Listed:
+    """One page of the tasks that meet `query`."""
+    listing = _Listing(conn, query)
+    found = listing.hits()
+    shown = found[: query.limit]
+    more = len(found) > query.limit
+    if listing.backward:
+        shown.reverse()
+    page = TaskPage(
+        items=tuple(map(rows.task, shown)),
+        total=listing.total() if query.with_total else None,
+        estimated_total=listing.estimate() if query.with_estimate else None,
+        next_cursor=listing.cursor(shown, backward=False) if more or listing.backward else None,
+        prev_cursor=listing.cursor(shown, backward=True) if listing.has_before(more=more) else None,
+    )
+    return Listed(page, index_lags=listing.index is not None and listing.index.lags)
+
+
+class _Listing:
+    def __init__(self, conn: Connection, query: TaskQuery) -> None:
+        self._conn = conn
+        self._query = query
+        self._at = cursor.decode(query)
+        self.backward = self._at is not None and self._at.backward
+        requirements = query.requirements
+        filters = _filters(query)
+        self._shape = pages.Shape(
+            filters=frozenset(filters),
+            labels=selectors.shape_of(requirements),
+            by_update=query.order_by is TaskOrder.UPDATED,
+            # Backward is forward in the opposite order.
+            descending=query.descending is not self.backward,
+        )
+        self._filters = filters | selectors.parameters(requirements)
+        self._after = self._at or (_END if self._shape.descending else _START)
+        has_period = query.created_since is not None or query.created_before is not None
+        self.index = LabelIndex.read(conn) if requirements or has_period else None
+
+    def hits(self) -> list[Row]:
+        """The tasks past the cursor that meet the query, up to one more than the page takes."""
+        wanted = self._query.limit + 1
+        parameters = {**self._filters, "after_at": self._after.updated_at, "after_seq": self._after.seq}
+        searches = [_Search(self._conn, self._shape, stream, parameters, wanted) for stream in self._streams()]
+        while True:
+            search = min(searches, key=attrgetter("seen"))
+            if search.advance():
+                return search.hits
+
+    def total(self) -> int:
+        """How many tasks meet the query's filters."""
+        return int(pages.total(self._unordered()).one(self._conn, self._filters).total)
+
+    def estimate(self) -> int:
+        """About as many: what the label index counts, times the share that the planner expects of the other filters."""
+        shape, labels = self._unordered(), self._segments(_START.seq, descending=False)
+        if labels is None or not shape.labels:
+            return self._planned(shape)
+        having = labels.count(self._conn)
+        if not shape.filters:
+            return having
+        share = self._planned(pages.Shape(shape.filters)) / max(self._planned(pages.Shape(frozenset())), 1)
+        return round(having * min(share, 1.0))
+
+    def cursor(self, shown: list[Row], *, backward: bool) -> str:
+        """The cursor from an end of the page; from where the page should have begun, if it is empty."""
+        if not shown:
+            # Back to where the empty page began; with that task, which was the last of the page before.
+            step = -1 if self._shape.descending else 1
+            return cursor.encode(self._query, Position(self._after.updated_at, self._after.seq + step, backward))
+        edge = shown[0 if backward else -1]
+        return cursor.encode(self._query, Position(edge.updated_at, edge.seq, backward))
+
+    def has_before(self, *, more: bool) -> bool:
+        """Whether there is, or may be, a page before this one."""
+        return more if self.backward else self._at is not None
+
+    def _unordered(self) -> pages.Shape:
+        return pages.Shape(self._shape.filters, self._shape.labels)
+
+    def _planned(self, shape: pages.Shape) -> int:
+        [[plan]] = pages.estimate(shape).one(self._conn, self._filters)
+        return int(plan["Plan"]["Plan Rows"])
+
+    def _segments(self, after_seq: int, *, descending: bool) -> Segments | None:
+        if self.index is None or not self.index.is_usable:
+            return None
+        return Segments(
+            self.index,
+            self._query.requirements,
+            after_seq=after_seq,
+            descending=descending,
+            created=(self._filters.get("created_since"), self._filters.get("created_before")),
+        )
+
+    def _streams(self) -> list[Candidates]:
+        """What may be narrow comes first."""
+        descending = self._shape.descending
+        if self._shape.by_update:
+            by_creation = self._by_creation(_START, descending=False)
+            return [*map(Collected, by_creation), self._by_update(self._after, descending=descending)]
+        result = self._by_creation(self._after, descending=descending)
+        if not result or (self.index is not None and not self.index.is_usable):
+            result.append(self._walk("created", self._after, descending=descending))
+        if {"updated_since", "updated_before"} & self._shape.filters:
+            result.append(Collected(self._by_update(_START, descending=False)))
+        return result
+
+    def _by_creation(self, after: Position, *, descending: bool) -> list[Candidates]:
+        result: list[Candidates] = [
+            self._walk(by, after, descending=descending) for name, by in _NARROW if name in self._shape.filters
+        ]
+        if segments := self._segments(after.seq, descending=descending):
+            result.append(segments)
+        return result + [
+            self._walk(by, after, descending=descending) for name, by in _WIDE if name in self._shape.filters
+        ]
+
+    def _by_update(self, after: Position, *, descending: bool) -> Walk:
+        since = self._filters.get("updated_since", _START.updated_at)
+        before = self._filters.get("updated_before", _END.updated_at)
+        # One bound at each end: of two at the same end, PostgreSQL begins its search at either.
+        if descending:
+            begin = min(after, Position(before, 0), key=_place)
+            return self._walk("updated", begin, descending=True, end_at=since)
+        begin = max(after, Position(since, 0), key=_place)
+        return self._walk("updated", begin, descending=False, end_at=before)
+
+    def _walk(self, by: pages.Walk, after: Position, *, descending: bool, end_at: datetime | None = None) -> Walk:
+        return Walk(by, self._filters, after=after, descending=descending, end_at=end_at)
+
+
+class _Search:
+    """Reads one stream of candidates, and keeps those that meet the query."""
+
+    def __init__(
+        self, conn: Connection, shape: pages.Shape, candidates: Candidates, parameters: dict[str, Any], wanted: int
+    ) -> None:
+        self._conn = conn
+        self._statement = pages.page(shape)
+        self._candidates = candidates
+        self._parameters = parameters
+        self._wanted = wanted
+        self._budget = max(_FIRST_PIECE, wanted)
+        self.seen = 0
+        self.hits: list[Row] = []
+
+    def advance(self) -> bool:
+        """Look at some more candidates; whether all that is wanted, or all there is, has been found."""
+        piece = self._candidates.read(self._conn, self._budget)
+        missing = self._wanted - len(self.hits)
+        if piece.seqs:
+            until_at, until_seq = piece.until or (None, None)
+            more = {"candidates": piece.seqs, "until_at": until_at, "until_seq": until_seq, "limit": missing}
+            self.hits += self._statement.all(self._conn, self._parameters | more)
+            missing = self._wanted - len(self.hits)
+        self.seen += self._budget
+        # As many as should do, going by those seen.
+        expected = missing * self.seen // max(len(self.hits), 1)
+        self._budget = min(max(expected, 2 * self._budget), 8 * self._budget)
+        return piece.is_last or missing == 0
+
+
+def _place(position: Position) -> tuple[datetime, int]:
+    return position.updated_at, position.seq
+
+
+def _filters(query: TaskQuery) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "phases": list(query.phases),
+        "agent_name": query.agent and str(query.agent),
+        "task_slot": query.slot and str(query.slot),
+        "task_kind": query.kind,
+        **{
+            name: None if (moment := getattr(query, name)) is None else moment.datetime
+            for name in ("created_since", "created_before", "updated_since", "updated_before")
+        },
+    }
+    return {name: value for name, value in given.items() if value not in (None, [])}
