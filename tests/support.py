@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, text
@@ -36,13 +37,18 @@ class BlockingStore:
         method = getattr(self._store, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            return self._runner.run(method(*args, **kwargs))
+            result = method(*args, **kwargs)
+            return self._runner.run(_gathered(result) if isinstance(result, AsyncIterator) else result)
 
         return call
 
     def close(self) -> None:
         self._runner.run(self._store.close())
         self._runner.close()
+
+
+async def _gathered(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
 
 
 def selecting(**labels: str) -> RunnerSelector:

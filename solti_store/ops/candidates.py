@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from solti_store.rules.postings import SEGMENT_BITS, SEGMENT_SIZE, condition, decode, meeting, offsets
+from solti_store.rules.postings import SEGMENT_BITS, SEGMENT_SIZE, conditions, decode, meeting, offsets
 from solti_store.sql import label_index as sql
 from solti_store.sql import pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -23,15 +23,20 @@ if TYPE_CHECKING:
     from solti_store.model import LabelRequirement
     from solti_store.ops.cursor import Position
     from solti_store.rules.postings import Condition, Lookup
+    from solti_store.sql.driver import Row
 
-__all__ = ["Candidates", "Collected", "LabelIndex", "Piece", "Segments", "Walk"]
+__all__ = ["Both", "Candidates", "Collected", "LabelIndex", "Labelled", "Piece", "Segments", "Walk"]
 
 _EVERYONE: Final = (1 << SEGMENT_SIZE) - 1
 # A window of segments is read at once: one, then eight times more each time, while they hold too few candidates.
 _WINDOW_GROWTH: Final = 8
 _WINDOW_MAX: Final = 4096
-# Conditions of more lookups than this are looked up after the others, where these leave anything.
+# A condition with a range, or of more lookups than this, is looked up after the others, and only where these have left
+# more tasks in a segment than the next: to look at 64 tasks costs what the postings of 50 numbers do.
 _FEW_LOOKUPS: Final = 8
+_FEW_TASKS: Final = 64
+# Fewer candidates in a segment are cheaper to look at than the segment's postings.
+_DENSE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,14 +148,12 @@ class LabelIndex:
         )
 
 
-class Segments:
-    """Candidates from the label index, in order of creation.
+class Labelled:
+    """The tasks that meet a selector, by segments: what the index knows of them, and all that it does not know.
 
     Args:
         index: What it says of itself.
         requirements: The selector's.
-        after_seq: Where to begin.
-        descending: Whether to go down from there.
         created: Since when, and before when, a task must have been created; None is open.
     """
 
@@ -158,24 +161,104 @@ class Segments:
         self,
         index: LabelIndex,
         requirements: Iterable[LabelRequirement],
-        *,
-        after_seq: int,
-        descending: bool,
         created: tuple[datetime | None, datetime | None],
     ) -> None:
-        self._index = index
+        self.index = index
+        self._created = created
+        every = conditions(requirements)
+        # Without any condition that names the tasks that meet it, one has to start from all there are.
+        self._needs_everyone = created != (None, None) or all(one.negative for one in every)
+        self._cheap = [one for one in every if not _is_dear(one)]
+        self._dear = [one for one in every if _is_dear(one)]
+
+    def read(self, conn: Connection, first: int, last: int, *, all_conditions: bool = False) -> dict[int, int]:
+        """The tasks in a range of segments, as a set for each segment that has any.
+
+        Args:
+            conn: The connection.
+            first: The first segment.
+            last: The last segment.
+            all_conditions: Whether to spare no effort for a condition that is cheaper to see at the tasks themselves.
+        """
+        window = {"first_segment": first, "last_segment": last}
+        if self._needs_everyone:
+            since, before = self._created
+            rows = sql.SEGMENTS.all(conn, {**window, "since": since, "before": before})
+            alive = {row.segment: decode(row.members) for row in rows}
+        else:
+            alive = dict.fromkeys(range(first, last + 1), _EVERYONE)
+        if self._cheap and alive:
+            alive = _remaining(alive, self._cheap, _look_up(conn, self._cheap, window))
+        for one in self._dear:
+            few = sum(bits.bit_count() for bits in alive.values()) < _FEW_TASKS * len(alive)
+            if alive and (all_conditions or not few):
+                alive = _remaining(alive, [one], _look_up_in(conn, one, list(alive)))
+        for segment, fresh in self.index.fresh.items():
+            if first <= segment <= last:
+                alive[segment] = alive.get(segment, 0) | fresh
+        return alive
+
+    def count(self, conn: Connection) -> int:
+        """How many tasks there are, if every one that the index does not know is one."""
+        return sum(
+            bits.bit_count()
+            for first in range(0, self.index.last_segment + 1, _WINDOW_MAX)
+            for bits in self.read(
+                conn, first, min(first + _WINDOW_MAX - 1, self.index.last_segment), all_conditions=True
+            ).values()
+        )
+
+
+def _is_dear(one: Condition) -> bool:
+    return len(one.lookups) > _FEW_LOOKUPS or any(lookup.is_range for lookup in one.lookups)
+
+
+def _remaining(
+    alive: dict[int, int], some: list[Condition], found: Mapping[int, Mapping[Lookup, int]]
+) -> dict[int, int]:
+    return {segment: left for segment, bits in alive.items() if (left := meeting(some, found.get(segment, {}), bits))}
+
+
+def _look_up(conn: Connection, some: list[Condition], window: dict[str, int]) -> dict[int, dict[Lookup, int]]:
+    lookups = list({lookup for one in some for lookup in one.lookups})
+    terms, lows = [lookup.term for lookup in lookups], [lookup.low for lookup in lookups]
+    return _found(lookups, sql.POSTINGS.all(conn, {**window, "terms": terms, "lows": lows}))
+
+
+def _look_up_in(conn: Connection, one: Condition, segments: list[int]) -> dict[int, dict[Lookup, int]]:
+    ask = {
+        "terms": [lookup.term for lookup in one.lookups],
+        "lows": [lookup.low for lookup in one.lookups],
+        "highs": [lookup.high for lookup in one.lookups],
+        "segments": segments,
+    }
+    return _found(one.lookups, sql.POSTINGS_BETWEEN.all(conn, ask))
+
+
+def _found(lookups: Sequence[Lookup], rows: list[Row]) -> dict[int, dict[Lookup, int]]:
+    found: defaultdict[int, dict[Lookup, int]] = defaultdict(dict)
+    for row in rows:
+        lookup, of_segment = lookups[row.lookup - 1], found[row.segment]
+        of_segment[lookup] = of_segment.get(lookup, 0) | decode(row.members)
+    return found
+
+
+class Segments:
+    """Candidates from the label index, in order of creation.
+
+    Args:
+        labelled: The tasks that meet the selector.
+        after_seq: Where to begin.
+        descending: Whether to go down from there.
+    """
+
+    def __init__(self, labelled: Labelled, *, after_seq: int, descending: bool) -> None:
+        self._labelled = labelled
         self._after_seq = after_seq
         self._descending = descending
-        self._created = created
-        conditions = [condition(requirement) for requirement in requirements]
-        cheap = [one for one in conditions if not _is_dear(one)]
-        # Each stage looks only where the one before has left something; cheap ones cost one round trip together.
-        self._stages = [stage for stage in (cheap, *([one] for one in conditions if _is_dear(one))) if stage]
-        # Without any condition that names the tasks that meet it, one has to start from all there are.
-        self._needs_everyone = created != (None, None) or all(one.negative for one in conditions)
         self._window = 1
         first = after_seq >> SEGMENT_BITS
-        self._next: int | None = min(first, index.last_segment) if descending else first
+        self._next = min(first, labelled.index.last_segment) if descending else first
         self._found: Iterator[int] = iter(())
 
     def read(self, conn: Connection, budget: int) -> Piece:
@@ -185,22 +268,18 @@ class Segments:
             seqs += islice(self._found, budget - len(seqs))
             if len(seqs) == budget:
                 return Piece(seqs, is_last=False)
-            if not self._advance(conn):
+            if not 0 <= self._next <= self._labelled.index.last_segment:
                 return Piece(seqs, is_last=True)
+            self._found = self._seqs(self._next_window(conn))
 
-    def count(self, conn: Connection) -> int:
-        """How many candidates are still to come, without making any."""
-        result = 0
-        while (found := self._next_window(conn)) is not None:
-            result += sum(bits.bit_count() for bits in found.values())
-        return result
-
-    def _advance(self, conn: Connection) -> bool:
-        found = self._next_window(conn)
-        if found is None:
-            return False
-        self._found = self._seqs(found)
-        return True
+    def _next_window(self, conn: Connection) -> dict[int, int]:
+        start, size = self._next, self._window
+        self._window = min(self._window * _WINDOW_GROWTH, _WINDOW_MAX)
+        if self._descending:
+            self._next = start - size
+            return self._labelled.read(conn, max(start - size + 1, 0), start)
+        self._next = start + size
+        return self._labelled.read(conn, start, min(start + size - 1, self._labelled.index.last_segment))
 
     def _seqs(self, found: dict[int, int]) -> Iterator[int]:
         for segment in sorted(found, reverse=self._descending):
@@ -210,62 +289,28 @@ class Segments:
                 if seq < self._after_seq if self._descending else seq > self._after_seq:
                     yield seq
 
-    def _next_window(self, conn: Connection) -> dict[int, int] | None:
-        start = self._next
-        if start is None or not 0 <= start <= self._index.last_segment:
-            return None
-        if self._descending:
-            first, last = max(start - self._window + 1, 0), start
-            self._next = first - 1
-        else:
-            first, last = start, min(start + self._window - 1, self._index.last_segment)
-            self._next = last + 1
-        self._window = min(self._window * _WINDOW_GROWTH, _WINDOW_MAX)
-        found = self._meeting(conn, first, last)
-        for segment, fresh in self._index.fresh.items():
-            if first <= segment <= last:
-                found[segment] = found.get(segment, 0) | fresh
-        return found
 
-    def _meeting(self, conn: Connection, first: int, last: int) -> dict[int, int]:
-        window = {"first_segment": first, "last_segment": last}
-        if self._needs_everyone:
-            since, before = self._created
-            rows = sql.SEGMENTS.all(conn, {**window, "since": since, "before": before})
-            alive = {row.segment: decode(row.members) for row in rows}
-        else:
-            alive = dict.fromkeys(range(first, last + 1), _EVERYONE)
-        for stage in self._stages:
-            if not alive:
-                break
-            found = _look_up(conn, stage, window, list(alive))
-            alive = {
-                segment: bits
-                for segment, everyone in alive.items()
-                if (bits := meeting(stage, found.get(segment, {}), everyone))
-            }
-        return alive
+class Both:
+    """Those candidates of a stream that meet the selector as well, as far as the label index knows.
 
+    Args:
+        candidates: The stream.
+        labelled: The tasks that meet the selector.
+    """
 
-def _is_dear(one: Condition) -> bool:
-    return len(one.lookups) > _FEW_LOOKUPS or any(lookup.is_range for lookup in one.lookups)
+    def __init__(self, candidates: Candidates, labelled: Labelled) -> None:
+        self._candidates = candidates
+        self._labelled = labelled
 
-
-def _look_up(
-    conn: Connection, stage: list[Condition], window: dict[str, int], segments: list[int]
-) -> dict[int, dict[Lookup, int]]:
-    lookups = list({lookup for one in stage for lookup in one.lookups})
-    parameters: dict[str, Any] = {
-        "terms": [lookup.term for lookup in lookups],
-        "lows": [lookup.low for lookup in lookups],
-    }
-    if _is_dear(stage[0]):
-        highs = [lookup.high for lookup in lookups]
-        rows = sql.POSTINGS_BETWEEN.all(conn, {**parameters, "highs": highs, "segments": segments})
-    else:
-        rows = sql.POSTINGS.all(conn, {**parameters, **window})
-    found: defaultdict[int, dict[Lookup, int]] = defaultdict(dict)
-    for row in rows:
-        lookup, of_segment = lookups[row.lookup - 1], found[row.segment]
-        of_segment[lookup] = of_segment.get(lookup, 0) | decode(row.members)
-    return found
+    def read(self, conn: Connection, budget: int) -> Piece:
+        """What is left of the stream's next candidates, `budget` of them at the most."""
+        piece = self._candidates.read(conn, budget)
+        segments = {seq >> SEGMENT_BITS for seq in piece.seqs}
+        if not segments:
+            return piece
+        first, last = min(segments), max(segments)
+        if len(piece.seqs) < _DENSE * (last - first + 1):
+            return piece
+        found = self._labelled.read(conn, first, last)
+        left = [seq for seq in piece.seqs if found.get(seq >> SEGMENT_BITS, 0) >> (seq & (SEGMENT_SIZE - 1)) & 1]
+        return Piece(left, piece.is_last, piece.until)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from solti_store.model import TaskOrder, TaskPage
 from solti_store.ops import cursor, rows
-from solti_store.ops.candidates import Candidates, Collected, LabelIndex, Segments, Walk
+from solti_store.ops.candidates import Both, Candidates, Collected, LabelIndex, Labelled, Segments, Walk
 from solti_store.ops.cursor import Position
 from solti_store.sql import pages, selectors
 
@@ -86,6 +86,10 @@ class _Listing:
         self._after = self._at or (_END if self._shape.descending else _START)
         has_period = query.created_since is not None or query.created_before is not None
         self.index = LabelIndex.read(conn) if requirements or has_period else None
+        self._labelled: Labelled | None = None
+        if self.index and self.index.is_usable:
+            period = filters.get("created_since"), filters.get("created_before")
+            self._labelled = Labelled(self.index, requirements, period)
 
     def hits(self) -> list[Row]:
         """The tasks past the cursor that meet the query, up to one more than the page takes."""
@@ -93,7 +97,7 @@ class _Listing:
         parameters = {**self._filters, "after_at": self._after.updated_at, "after_seq": self._after.seq}
         searches = [_Search(self._conn, self._shape, stream, parameters, wanted) for stream in self._streams()]
         while True:
-            search = min(searches, key=attrgetter("seen"))
+            search = min(searches, key=attrgetter("due"))
             if search.advance():
                 return search.hits
 
@@ -103,10 +107,10 @@ class _Listing:
 
     def estimate(self) -> int:
         """About as many: what the label index counts, times the share that the planner expects of the other filters."""
-        shape, labels = self._unordered(), self._segments(_START.seq, descending=False)
-        if labels is None or not shape.labels:
+        shape = self._unordered()
+        if self._labelled is None or not shape.labels:
             return self._planned(shape)
-        having = labels.count(self._conn)
+        having = self._labelled.count(self._conn)
         if not shape.filters:
             return having
         share = self._planned(pages.Shape(shape.filters)) / max(self._planned(pages.Shape(frozenset())), 1)
@@ -132,39 +136,31 @@ class _Listing:
         [[plan]] = pages.estimate(shape).one(self._conn, self._filters)
         return int(plan["Plan"]["Plan Rows"])
 
-    def _segments(self, after_seq: int, *, descending: bool) -> Segments | None:
-        if self.index is None or not self.index.is_usable:
-            return None
-        return Segments(
-            self.index,
-            self._query.requirements,
-            after_seq=after_seq,
-            descending=descending,
-            created=(self._filters.get("created_since"), self._filters.get("created_before")),
-        )
-
     def _streams(self) -> list[Candidates]:
         """What may be narrow comes first."""
         descending = self._shape.descending
         if self._shape.by_update:
             by_creation = self._by_creation(_START, descending=False)
-            return [*map(Collected, by_creation), self._by_update(self._after, descending=descending)]
+            return [*map(Collected, by_creation), self._both(self._by_update(self._after, descending=descending))]
         result = self._by_creation(self._after, descending=descending)
         if not result or (self.index is not None and not self.index.is_usable):
             result.append(self._walk("created", self._after, descending=descending))
         if {"updated_since", "updated_before"} & self._shape.filters:
-            result.append(Collected(self._by_update(_START, descending=False)))
+            result.append(Collected(self._both(self._by_update(_START, descending=False))))
         return result
 
     def _by_creation(self, after: Position, *, descending: bool) -> list[Candidates]:
-        result: list[Candidates] = [
-            self._walk(by, after, descending=descending) for name, by in _NARROW if name in self._shape.filters
-        ]
-        if segments := self._segments(after.seq, descending=descending):
-            result.append(segments)
-        return result + [
-            self._walk(by, after, descending=descending) for name, by in _WIDE if name in self._shape.filters
-        ]
+        def walks(some: tuple[tuple[str, pages.Walk], ...]) -> list[Candidates]:
+            given = [by for name, by in some if name in self._shape.filters]
+            return [self._both(self._walk(by, after, descending=descending)) for by in given]
+
+        if self._labelled is None:
+            return walks(_NARROW) + walks(_WIDE)
+        labelled = Segments(self._labelled, after_seq=after.seq, descending=descending)
+        return [*walks(_NARROW), labelled, *walks(_WIDE)]
+
+    def _both(self, candidates: Candidates) -> Candidates:
+        return candidates if self._labelled is None else Both(candidates, self._labelled)
 
     def _by_update(self, after: Position, *, descending: bool) -> Walk:
         since = self._filters.get("updated_since", _START.updated_at)
@@ -192,8 +188,13 @@ class _Search:
         self._parameters = parameters
         self._wanted = wanted
         self._budget = max(_FIRST_PIECE, wanted)
-        self.seen = 0
+        self._seen = 0
         self.hits: list[Row] = []
+
+    @property
+    def due(self) -> int:
+        """How many candidates will have been looked at after the next step."""
+        return self._seen + self._budget
 
     def advance(self) -> bool:
         """Look at some more candidates; whether all that is wanted, or all there is, has been found."""
@@ -204,9 +205,9 @@ class _Search:
             more = {"candidates": piece.seqs, "until_at": until_at, "until_seq": until_seq, "limit": missing}
             self.hits += self._statement.all(self._conn, self._parameters | more)
             missing = self._wanted - len(self.hits)
-        self.seen += self._budget
+        self._seen += self._budget
         # As many as should do, going by those seen.
-        expected = missing * self.seen // max(len(self.hits), 1)
+        expected = missing * self._seen // max(len(self.hits), 1)
         self._budget = min(max(expected, 2 * self._budget), 8 * self._budget)
         return piece.is_last or missing == 0
 

@@ -29,7 +29,7 @@ __all__ = [
     "Condition",
     "Lookup",
     "Posting",
-    "condition",
+    "conditions",
     "decode",
     "encode",
     "meeting",
@@ -142,27 +142,33 @@ def decode(members: bytes) -> int:
     return result
 
 
-def condition(requirement: LabelRequirement) -> Condition:
-    """Where to look for the tasks that meet a requirement."""
-    key = requirement.key
-    match requirement.operator:
-        case LabelOperator.EXISTS:
-            return Condition((Lookup(_term(b"key", key)),), negative=False)
-        case LabelOperator.DOES_NOT_EXIST:
-            return Condition((Lookup(_term(b"key", key)),), negative=True)
-        case LabelOperator.GREATER_THAN:
-            return _numbers(key, requirement.bound + 1, _INT64[1])
-        case LabelOperator.LESS_THAN:
-            return _numbers(key, _INT64[0], requirement.bound - 1)
-        case operator:
-            return Condition(
-                tuple(Lookup(_term(b"value", key, value)) for value in requirement.values),
-                negative=operator in {LabelOperator.NOT_EQUALS, LabelOperator.NOT_IN},
-            )
+def conditions(requirements: Iterable[LabelRequirement]) -> list[Condition]:
+    """Where to look for the tasks that meet some requirements.
 
-
-def _numbers(key: str, low: int, high: int) -> Condition:
-    return Condition((Lookup(_term(b"number", key), low, high),) if low <= high else (), negative=False)
+    Bounds of one key make one range: each alone may hold nearly all its numbers where both together hold few.
+    """
+    result = []
+    ranges: dict[str, tuple[int, int]] = {}
+    for requirement in requirements:
+        key = requirement.key
+        low, high = ranges.get(key, _INT64)
+        match requirement.operator:
+            case LabelOperator.GREATER_THAN:
+                ranges[key] = max(low, requirement.bound + 1), high
+            case LabelOperator.LESS_THAN:
+                ranges[key] = low, min(high, requirement.bound - 1)
+            case LabelOperator.EXISTS:
+                result.append(Condition((Lookup(_term(b"key", key)),), negative=False))
+            case LabelOperator.DOES_NOT_EXIST:
+                result.append(Condition((Lookup(_term(b"key", key)),), negative=True))
+            case operator:
+                lookups = tuple(Lookup(_term(b"value", key, value)) for value in requirement.values)
+                negative = operator in {LabelOperator.NOT_EQUALS, LabelOperator.NOT_IN}
+                result.append(Condition(lookups, negative=negative))
+    for key, (low, high) in ranges.items():
+        found = (Lookup(_term(b"number", key), low, high),) if low <= high else ()
+        result.append(Condition(found, negative=False))
+    return result
 
 
 def meeting(conditions: Iterable[Condition], found: Mapping[Lookup, int], everyone: int) -> int:

@@ -87,11 +87,10 @@ def page(shape: Shape) -> Prepared:
     In order of the last change past (`after_at`, `after_seq`) and, unless these are NULL, not past (`until_at`,
     `until_seq`): a task that was changed since it became a candidate has another place now.
     """
-    candidate = (
-        func.unnest(array_param("candidates", "bigint"))
-        .table_valued(column("seq", BigInteger), name="candidate")
-        .render_derived()
-    )
+    # In a subquery, so that the planner does not see how many there are. It would plan anew for each number, and
+    # compile the plan (60 ms) from some thousands on.
+    candidates = select(array_param("candidates", "bigint")).scalar_subquery()
+    candidate = func.unnest(candidates).table_valued(column("seq", BigInteger), name="candidate").render_derived()
     at = task_status.c.updated_at
     status = select(
         at,

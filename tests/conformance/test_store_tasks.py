@@ -8,17 +8,15 @@ from support import retrying, spec
 from solti_store import (
     AlreadyExists,
     Invalid,
-    InvalidCursor,
     NotFound,
     Outcome,
     Runtime,
     Subprocess,
     TaskPhase,
-    TaskQuery,
     TaskStore,
     VersionConflict,
 )
-from solti_store.model import MAX_SCRIPT_BODY_BYTES, BackoffPolicy, RestartPolicy, Slot, Timeout
+from solti_store.model import MAX_SCRIPT_BODY_BYTES, BackoffPolicy, RestartPolicy, Timeout
 
 U64_MAX = 2**64 - 1
 
@@ -224,71 +222,3 @@ def test_a_guarded_delete_needs_its_version(store: TaskStore) -> None:
         store.delete("a", expected_version=7)
     assert conflict.value.current == 1
     assert store.delete("a", expected_version=1) is True
-
-
-# --- listing ------------------------------------------------------------------------------------
-
-
-def test_list_filters_by_phase_slot_and_kind(store: TaskStore) -> None:
-    store.create("a", spec(slot="x"))
-    store.create("b", spec(slot="y"))
-    store.create("c", spec(slot="x"))
-    store.cancel("c")
-
-    def ids(**filters: object) -> list[str]:
-        return [task.id for task in store.list(TaskQuery(**filters))]  # type: ignore[arg-type]
-
-    assert ids() == ["a", "b", "c"]
-    assert ids(slot="x") == ["a", "c"]
-    assert ids(kind="subprocess") == ["a", "b", "c"]
-    assert ids(kind="wasm") == []
-    assert ids(phases={TaskPhase.PENDING}) == ["a", "b"]
-    assert ids(phases={TaskPhase.PENDING, TaskPhase.CANCELED}) == ["a", "b", "c"]
-    assert ids(phases={TaskPhase.PENDING}, slot="x") == ["a"]
-    assert ids(phases={TaskPhase.CANCELED}, slot="x", kind="subprocess") == ["c"]
-
-
-@pytest.mark.parametrize("filters", [{}, {"phases": {TaskPhase.PENDING, TaskPhase.FAILED}}, {"slot": "slot"}])
-def test_pages_cover_everything_once_in_order(store: TaskStore, filters: dict[str, object]) -> None:
-    names = [f"t-{n:02}" for n in range(25)]
-    store.create_many([(name, spec()) for name in names])
-    seen, cursor, pages = [], None, 0
-    while True:
-        page = store.list(TaskQuery(**filters, limit=10, cursor=cursor, with_total=True))  # type: ignore[arg-type]
-        seen += [task.id for task in page]
-        pages += 1
-        assert page.total == 25
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-    assert (seen, pages) == (names, 3)
-
-
-def test_a_page_that_just_fits_is_the_last(store: TaskStore) -> None:
-    store.create_many([(f"t-{n}", spec()) for n in range(10)])
-    assert store.list(TaskQuery(limit=10)).next_cursor is None
-    assert store.list(TaskQuery(limit=9)).next_cursor is not None
-    assert store.list(TaskQuery()).total is None
-
-
-def test_a_limit_past_the_maximum_is_capped(store: TaskStore) -> None:
-    store.create_many([(f"t-{n}", spec()) for n in range(1001)])
-    page = store.list(TaskQuery(limit=5000))
-    assert len(page) == 1000
-    assert page.next_cursor is not None
-
-
-@pytest.mark.parametrize("cursor", ["", "x", "AAAA", "é", "A" * 32, "=" * 32, "\n" * 32, "A" * 10_000])
-def test_a_damaged_cursor_is_one_clear_error(store: TaskStore, cursor: str) -> None:
-    with pytest.raises(InvalidCursor):
-        store.list(TaskQuery(cursor=cursor))
-
-
-def test_a_cursor_belongs_to_its_filters(store: TaskStore) -> None:
-    store.create_many([(f"t-{n}", spec()) for n in range(3)])
-    cursor = store.list(TaskQuery(limit=1)).next_cursor
-    assert [task.id for task in store.list(TaskQuery(limit=2, cursor=cursor))] == ["t-1", "t-2"]
-    with pytest.raises(InvalidCursor, match="filters"):
-        store.list(TaskQuery(limit=1, cursor=cursor, slot=Slot("slot")))
-    with pytest.raises(InvalidCursor):
-        store.list(TaskQuery(limit=1, cursor=f"{cursor}"[:-1]))

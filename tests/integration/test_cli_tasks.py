@@ -123,7 +123,8 @@ def test_list_goes_page_by_page_or_all_at_once(database_url: str) -> None:
     assert [line.split()[0] for line in second.stdout.splitlines()] == ["ID", "t3", "t4"]
     assert re.fullmatch(r"5 in all\nthere are more: --cursor \S+\n", second.stderr)
     other = run_cli("list", "--slot", "t1", "--cursor", first["nextCursor"], url=database_url)
-    assert (other.returncode, other.stderr) == (2, "error: the cursor belongs to a query with other filters or another order\n")
+    assert other.returncode == 2
+    assert other.stderr.startswith("error: the cursor is not of this query: ")
     assert data_of("list", "--all", "-o", "name", url=database_url).split() == names
     everything = json.loads(data_of("list", "--all", "--total", "-o", "json", url=database_url))
     assert (len(everything["items"]), everything["total"], "nextCursor" in everything) == (5, 5, False)
