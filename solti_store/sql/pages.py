@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from sqlalchemy import BigInteger, ColumnElement, Text, bindparam, cast, column, func, literal_column, select, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from solti_store.sql import selectors
 from solti_store.sql.driver import Prepared
@@ -18,6 +19,8 @@ from solti_store.sql.tables import agents, task_status, tasks
 from solti_store.sql.types import Instant, array_param
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import Select
 
 __all__ = ["FILTERS", "Shape", "Walk", "estimate", "page", "total", "walk"]
@@ -33,8 +36,7 @@ _end_at = bindparam("end_at", type_=Instant)
 _after_seq, _until_seq = bindparam("after_seq", type_=BigInteger()), bindparam("until_seq", type_=BigInteger())
 _limit = bindparam("limit", type_=BigInteger())
 _phases = array_param("phases", "text")
-# Keeps the planner from joining candidates with a scan of a whole table, which it thinks cheaper from some hundreds of
-# them on: it takes every page for one that has to come from the disk.
+# Keeps a subquery apart: here the planner would join with a scan of a whole table, or walk through one in order.
 _ONE_BY_ONE: Final[ColumnElement[int]] = literal_column("0")
 
 
@@ -90,38 +92,51 @@ def page(shape: Shape) -> Prepared:
     # In a subquery, so that the planner does not see how many there are. It would plan anew for each number, and
     # compile the plan (60 ms) from some thousands on.
     candidates = select(array_param("candidates", "bigint")).scalar_subquery()
-    candidate = func.unnest(candidates).table_valued(column("seq", BigInteger), name="candidate").render_derived()
-    at = task_status.c.updated_at
+    at, seq = task_status.c.updated_at, task_status.c.seq
     status = select(
+        seq,
         at,
         task_status.c.resource_version,
         task_status.c.phase,
         task_status.c.attempt,
         task_status.c.exit_code,
         task_status.c.error,
-    ).where(task_status.c.seq == candidate.c.seq, *_of_status(shape))
+    ).where(*_of_status(shape))
+    chosen = func.any(cast(candidates, ARRAY(BigInteger)))
+    if "phases" in shape.filters:
+        # Which have the phase is asked of its index alone: 0.3 µs a candidate, where their rows cost 2.
+        wanted = func.unnest(_phases).table_valued(column("phase", Text), name="wanted").render_derived()
+        other = task_status.alias("other")
+        having = select(other.c.seq).where(other.c.phase == wanted.c.phase, other.c.seq == chosen)
+        each = having.offset(_ONE_BY_ONE).lateral("each")
+        status = status.where(seq == each.c.seq).select_from(wanted.join(each, literal_column("true")), task_status)
+    else:
+        status = status.where(seq == chosen)
     if shape.by_update:
-        here, after, until = tuple_(at, task_status.c.seq), tuple_(_after_at, _after_seq), tuple_(_until_at, _until_seq)
+        here, after, until = tuple_(at, seq), tuple_(_after_at, _after_seq), tuple_(_until_at, _until_seq)
         within = (here < after, here >= until) if shape.descending else (here > after, here <= until)
         status = status.where(within[0], cast(_until_at, Instant).is_(None) | within[1])
     else:
-        status = status.where(candidate.c.seq < _after_seq if shape.descending else candidate.c.seq > _after_seq)
-    # The status first: it is the smaller row, and drops most of what a query with phases drops.
-    found_status = status.offset(_ONE_BY_ONE).lateral("status")
+        status = status.where(seq < _after_seq if shape.descending else seq > _after_seq)
+    keys = (at, seq) if shape.by_update else (seq,)
+    # The status first, of all at once. Then task by task, until the page is full.
+    found_status = status.order_by(*_ordered(keys, shape)).subquery("status")
     found_task = (
-        select(tasks.c.seq, tasks.c.id, tasks.c.generation, tasks.c.created_at, cast(tasks.c.spec, Text).label("spec"))
-        .where(tasks.c.seq == candidate.c.seq, *_of_task(shape))
+        select(tasks.c.id, tasks.c.generation, tasks.c.created_at, cast(tasks.c.spec, Text).label("spec"))
+        .where(tasks.c.seq == found_status.c.seq, *_of_task(shape))
         .offset(_ONE_BY_ONE)
         .lateral("task")
     )
-    source = candidate.join(found_status, literal_column("true")).join(found_task, literal_column("true"))
-    order = (found_status.c.updated_at, candidate.c.seq) if shape.by_update else (candidate.c.seq,)
     return Prepared(
-        select(*found_task.c, *found_status.c)
-        .select_from(source)
-        .order_by(*(key.desc() if shape.descending else key for key in order))
+        select(*found_status.c, *found_task.c)
+        .select_from(found_status.join(found_task, literal_column("true")))
+        .order_by(*_ordered([found_status.c[key.name] for key in keys], shape))
         .limit(_limit)
     )
+
+
+def _ordered(keys: Iterable[ColumnElement[Any]], shape: Shape) -> list[ColumnElement[Any]]:
+    return [key.desc() if shape.descending else key for key in keys]
 
 
 @cache
