@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from solti_store.model import BackoffPolicy as BackoffPolicy
     from solti_store.model import Container as Container
     from solti_store.model import Embedded as Embedded
+    from solti_store.model import LabelSelector as LabelSelector
     from solti_store.model import RestartPolicy as RestartPolicy
     from solti_store.model import RunnerSelector as RunnerSelector
     from solti_store.model import Runtime as Runtime
+    from solti_store.model import Selector as Selector
     from solti_store.model import Subprocess as Subprocess
     from solti_store.model import Task as Task
+    from solti_store.model import TaskOrder as TaskOrder
     from solti_store.model import TaskPage as TaskPage
     from solti_store.model import TaskPhase as TaskPhase
     from solti_store.model import TaskQuery as TaskQuery
@@ -56,8 +59,8 @@ _HOMES = {
         " OutcomeUnknown SchemaMismatch SoltiStoreError StoreUnavailable TransactionAborted VersionConflict"
     ),
     "solti_store.model": (
-        "BackoffPolicy Container Embedded RestartPolicy RunnerSelector Runtime Subprocess Task TaskPage TaskPhase"
-        " TaskQuery TaskRun TaskSpec Wasm"
+        "BackoffPolicy Container Embedded LabelSelector RestartPolicy RunnerSelector Runtime Selector Subprocess Task"
+        " TaskOrder TaskPage TaskPhase TaskQuery TaskRun TaskSpec Wasm"
     ),
     "solti_store.ops.agents": "Agent CancelRequest",
     "solti_store.ops.attempts": "Reaped",

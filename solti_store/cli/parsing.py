@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from solti_store.cli.exits import UsageError
@@ -11,7 +11,7 @@ from solti_store.cli.exits import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Backoff", "backoff", "duration", "milliseconds", "pairs"]
+__all__ = ["Backoff", "backoff", "duration", "milliseconds", "moment", "pairs"]
 
 _UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LENGTH = r"[0-9]{1,15}(?:\.[0-9]{1,9})?(?:ms|s|m|h|d)"
@@ -51,6 +51,23 @@ def duration(text: str, option: str) -> timedelta:
         return timedelta(milliseconds=milliseconds(text, option))
     except OverflowError:
         raise UsageError(f"{option}: {text[:40]!r} is too long") from None
+
+
+def moment(text: str, option: str) -> datetime:
+    """Read a point in time: ISO 8601, in local time if it names no offset, or how long ago (`90s`, `2h`, `7d`).
+
+    Raises:
+        UsageError: It is neither, or lies before the year 1.
+    """
+    cleaned = text.strip()
+    try:
+        if _DURATION.fullmatch(cleaned.lower()):
+            return datetime.now(UTC) - duration(cleaned, option)
+        return datetime.fromisoformat(cleaned).astimezone()
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{option}: expected a time like 2026-05-31T18:00:00Z, or how long ago like 90s or 7d, got {text[:40]!r}"
+        ) from None
 
 
 def _length(text: str) -> int:

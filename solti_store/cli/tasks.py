@@ -4,7 +4,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,13 +14,14 @@ from solti_store.cli.session import open_store
 from solti_store.errors import SoltiStoreError
 
 if TYPE_CHECKING:
-    from solti_store.model import Task, TaskQuery
+    from solti_store.model import Task, TaskPage, TaskQuery
     from solti_store.store import TaskStore
 
 __all__ = ["OutputOption", "cancel", "delete", "get", "list_", "runs"]
 
 PHASES = ("pending", "running", "succeeded", "failed", "timeout", "canceled", "exhausted")
 KINDS = ("subprocess", "wasm", "container", "embedded")
+ORDERS = ("created", "updated")
 
 
 def _completion_of(words: tuple[str, ...]) -> Callable[[str], list[str]]:
@@ -31,6 +32,12 @@ def _completion_of(words: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
+
+
+def _time(text: str) -> Any:  # noqa: ANN401 - Typer's option
+    return typer.Option(metavar="TIME", help=text, show_default=False)
+
+
 TaskArgument = Annotated[str, typer.Argument(metavar="ID", help="The task's id.", show_default=False)]
 TasksArgument = Annotated[list[str], typer.Argument(metavar="ID...", help="The tasks' ids.", show_default=False)]
 
@@ -48,6 +55,16 @@ def get(context: typer.Context, task_id: TaskArgument, output: OutputOption = Ou
 def list_(
     context: typer.Context,
     *,
+    selector: Annotated[
+        str | None,
+        typer.Option(
+            "--selector",
+            "-l",
+            metavar="SELECTOR",
+            help="Only tasks whose labels match, such as 'env in (prod,dev),!canary,prio>3'.",
+            show_default=False,
+        ),
+    ] = None,
     phase: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,6 +85,20 @@ def list_(
             metavar="KIND", help="Only tasks of this kind.", autocompletion=_completion_of(KINDS), show_default=False
         ),
     ] = None,
+    agent: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only tasks that this worker runs now.", show_default=False)
+    ] = None,
+    created_since: Annotated[str | None, _time("Only tasks created then or later: ISO 8601, or how long ago.")] = None,
+    created_before: Annotated[str | None, _time("Only tasks created before then.")] = None,
+    updated_since: Annotated[str | None, _time("Only tasks changed last then or later.")] = None,
+    updated_before: Annotated[str | None, _time("Only tasks changed last before then.")] = None,
+    order: Annotated[
+        str,
+        typer.Option(
+            metavar="ORDER", help="By creation, or by the last change.", autocompletion=_completion_of(ORDERS)
+        ),
+    ] = "created",
+    descending: Annotated[bool, typer.Option("--desc", help="The latest first.")] = False,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -76,25 +107,37 @@ def list_(
     ] = None,
     cursor: Annotated[
         str | None,
-        typer.Option(metavar="CURSOR", help="Go on after an earlier page, by its cursor.", show_default=False),
+        typer.Option(metavar="CURSOR", help="Go on from another page, by its cursor.", show_default=False),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Show every page.")] = False,
     total: Annotated[bool, typer.Option("--total", help="Count all the tasks that meet the filters.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say about how many there are.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List tasks, in order of creation."""
+    """List tasks, in order of creation or of their last change."""
     if every and (limit is not None or cursor is not None):
         raise UsageError("--all shows every page; it goes with neither --limit nor --cursor")
+    if order not in ORDERS:
+        raise UsageError(f"--order: expected created or updated, got {order[:40]!r}")
+    from solti_store.cli.parsing import moment  # noqa: PLC0415
     from solti_store.cli.views import page_as_json, show_tasks  # noqa: PLC0415
     from solti_store.model import (  # noqa: PLC0415
         ACTIVE_PHASES,
         DEFAULT_LIMIT,
         MAX_LIMIT,
         TERMINAL_PHASES,
+        Selector,
         TaskPhase,
         TaskQuery,
+        Timestamp,
     )
 
+    times = (
+        ("createdSince", "--created-since", created_since),
+        ("createdBefore", "--created-before", created_before),
+        ("updatedSince", "--updated-since", updated_since),
+        ("updatedBefore", "--updated-before", updated_before),
+    )
     phases = {TaskPhase.parse(name) for name in phase or ()}
     phases |= (ACTIVE_PHASES if active else frozenset()) | (TERMINAL_PHASES if terminal else frozenset())
     query = TaskQuery.from_dict(
@@ -102,9 +145,20 @@ def list_(
             "phases": sorted(phases),
             "slot": slot,
             "kind": kind,
+            "agent": agent,
+            # Here and not by the model, whose error would name the field and not the place in the text.
+            "selector": selector and str(Selector.parse(selector)),
+            **{
+                field: Timestamp.from_datetime(moment(text, option))
+                for field, option, text in times
+                if text is not None
+            },
+            "orderBy": order,
+            "descending": descending,
             "limit": MAX_LIMIT if every else limit or DEFAULT_LIMIT,
             "cursor": cursor,
             "withTotal": total,
+            "withEstimate": estimate,
         }
     )
     found = _Listing()
@@ -120,37 +174,45 @@ def list_(
         else:
             # A table's widths depend on all its rows.
             show_tasks([task for page in pages for task in page], output)
-    if found.total is not None:
-        note(f"{found.total} in all")
-    if found.cursor is not None:
-        note(f"there are more: --cursor {found.cursor}")
+    for line in found.notes():
+        note(line)
 
 
 class _Listing:
     """What a listing has to say beside its tasks; complete after the last page."""
 
     def __init__(self) -> None:
-        self.total: int | None = None
-        self.cursor: str | None = None
+        self._pages: list[TaskPage] = []
 
     def pages(self, store: "TaskStore", query: "TaskQuery", *, every: bool) -> Iterator[list["Task"]]:
         """The page asked for, or all of them."""
-        while True:
-            page = store.list(query)
+        for page in store.pages(query):
             yield list(page)
-            self.total = page.total if self.total is None else self.total
-            if page.next_cursor is None:
-                return
+            # Of the first one the totals, of the last one the cursors: the tasks of all of them may be many.
+            self._pages = [*self._pages[:1], page.replace(items=())]
             if not every:
-                self.cursor = page.next_cursor
                 return
-            query = query.replace(cursor=page.next_cursor, with_total=False)
 
     def members(self) -> list[str]:
         """The same, as members of the JSON document."""
-        result = [] if self.total is None else [f'"total":{self.total}']
+        first, last = self._pages[0], self._pages[-1]
+        totals = {"total": first.total, "estimatedTotal": first.estimated_total}
         # A cursor is base64 for URLs, so it needs no escapes.
-        return result if self.cursor is None else [*result, f'"nextCursor":"{self.cursor}"']
+        cursors = {"nextCursor": last.next_cursor, "prevCursor": first.prev_cursor}
+        return [
+            *(f'"{name}":{count}' for name, count in totals.items() if count is not None),
+            *(f'"{name}":"{cursor}"' for name, cursor in cursors.items() if cursor is not None),
+        ]
+
+    def notes(self) -> list[str]:
+        """The same, as lines."""
+        first, last = self._pages[0], self._pages[-1]
+        return [
+            *([] if first.total is None else [f"{first.total} in all"]),
+            *([] if first.estimated_total is None else [f"about {first.estimated_total} in all"]),
+            *([] if first.prev_cursor is None else [f"there are others before: --cursor {first.prev_cursor}"]),
+            *([] if last.next_cursor is None else [f"there are more: --cursor {last.next_cursor}"]),
+        ]
 
 
 def runs(

@@ -125,12 +125,14 @@ class LabelIndex:
         is_usable: Whether candidates can be taken from it.
         lags: Whether it should be brought up to date soon, and can be from here.
         fresh: The tasks whose labels it does not know: by segment, as a set.
+        fresh_seqs: The same, one by one.
         last_segment: The last segment with a task, known or not.
     """
 
     is_usable: bool
     lags: bool
     fresh: dict[int, int]
+    fresh_seqs: list[int]
     last_segment: int
 
     @classmethod
@@ -144,6 +146,7 @@ class LabelIndex:
             is_usable=row.valid and len(row.seqs) <= sql.FRESH_MAX,
             lags=row.writable and (not row.valid or len(row.seqs) > sql.FRESH_MAX // 2),
             fresh=dict(fresh),
+            fresh_seqs=row.seqs,
             last_segment=max(row.last_segment or 0, max(fresh, default=0)),
         )
 
@@ -199,14 +202,13 @@ class Labelled:
         return alive
 
     def count(self, conn: Connection) -> int:
-        """How many tasks there are, if every one that the index does not know is one."""
-        return sum(
-            bits.bit_count()
-            for first in range(0, self.index.last_segment + 1, _WINDOW_MAX)
-            for bits in self.read(
-                conn, first, min(first + _WINDOW_MAX - 1, self.index.last_segment), all_conditions=True
-            ).values()
-        )
+        """How many tasks the index knows to meet the selector."""
+        last = self.index.last_segment
+        result = 0
+        for first in range(0, last + 1, _WINDOW_MAX):
+            found = self.read(conn, first, min(first + _WINDOW_MAX - 1, last), all_conditions=True)
+            result += sum((bits & ~self.index.fresh.get(segment, 0)).bit_count() for segment, bits in found.items())
+        return result
 
 
 def _is_dear(one: Condition) -> bool:

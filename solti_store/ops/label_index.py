@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from itertools import groupby
 from operator import attrgetter
+from random import random
 from typing import TYPE_CHECKING, Final
 
 from solti_store.rules.postings import encode, postings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from solti_store.sql.driver import Row
 
-__all__ = ["step"]
+__all__ = ["step", "sweep"]
 
 # What one step rebuilds, 35 ms each, unless one transaction set labels all over the table.
 _SEGMENTS_MAX: Final = 8
@@ -33,6 +34,8 @@ _SEGMENTS_MAX: Final = 8
 _MANY: Final = sql.FRESH_MAX // 2
 _SOME: Final = 1024
 _DENSE: Final = 64
+# How many of the steps that have nothing to do sweep instead. Random, so that there is no state to keep.
+_SWEEPS: Final = 1 / 20
 
 
 def step(conn: Connection, *, eager: bool = False) -> bool:
@@ -44,6 +47,10 @@ def step(conn: Connection, *, eager: bool = False) -> bool:
         conn: The connection.
         eager: Whether any task that is not known is worth the effort.
     """
+    if not eager and _is_well(conn):
+        if random() < _SWEEPS:  # noqa: S311 - no secret
+            sweep(conn)
+        return False
     held = sql.LOCK.one_or_none(conn, {})
     if held is None:
         return False
@@ -54,13 +61,24 @@ def step(conn: Connection, *, eager: bool = False) -> bool:
             statement.all(conn, {})
     # Its snapshot comes before those of the rebuilding, so what is rebuilt is this or newer.
     unknown = sql.UNKNOWN.all(conn, {})
-    limit = None
-    if unknown and (eager or not held.valid or _is_worthwhile(unknown)):
-        segments, limit = _chosen(conn, unknown)
-        _rebuild(conn, segments)
-        _advance(conn, unknown[0], limit)
-    _rebuild(conn, {row.segment for row in sql.SPARSE.all(conn, {})})
+    if not unknown or not (eager or not held.valid or _is_worthwhile(unknown)):
+        return False
+    segments, limit = _chosen(conn, unknown)
+    _rebuild(conn, segments)
+    _advance(conn, unknown[0], limit)
     return limit is not None
+
+
+def sweep(conn: Connection) -> None:
+    """Rebuild some segments of which much has been deleted; a few are looked at each time, so call it now and then."""
+    if sql.LOCK.one_or_none(conn, {}) is not None:
+        _rebuild(conn, {row.segment for row in sql.SPARSE.all(conn, {})})
+
+
+def _is_well(conn: Connection) -> bool:
+    # Without the lock, whose row every look would write.
+    state = sql.FRESH.one(conn, {})
+    return state.valid and len(state.seqs) < _SOME
 
 
 def _is_worthwhile(unknown: list[Row]) -> bool:

@@ -106,15 +106,17 @@ class _Listing:
         return int(pages.total(self._unordered()).one(self._conn, self._filters).total)
 
     def estimate(self) -> int:
-        """About as many: what the label index counts, times the share that the planner expects of the other filters."""
+        """About as many: those with the labels, times the share that the planner expects of the other filters."""
         shape = self._unordered()
         if self._labelled is None or not shape.labels:
             return self._planned(shape)
-        having = self._labelled.count(self._conn)
+        fresh = {**self._filters, "candidates": self._labelled.index.fresh_seqs}
+        labels_only = pages.Shape(frozenset(), shape.labels)
+        having = self._labelled.count(self._conn) + pages.total_of(labels_only).one(self._conn, fresh).total
         if not shape.filters:
-            return having
+            return int(having)
         share = self._planned(pages.Shape(shape.filters)) / max(self._planned(pages.Shape(frozenset())), 1)
-        return round(having * min(share, 1.0))
+        return int(having * min(share, 1.0))
 
     def cursor(self, shown: list[Row], *, backward: bool) -> str:
         """The cursor from an end of the page; from where the page should have begun, if it is empty."""

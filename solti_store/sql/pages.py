@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Select
 
-__all__ = ["FILTERS", "Shape", "Walk", "estimate", "page", "total", "walk"]
+__all__ = ["FILTERS", "Shape", "Walk", "estimate", "page", "total", "total_of", "walk"]
 
 Walk: TypeAlias = Literal["created", "updated", "phases", "slot", "kind", "agent"]
 """An index to read candidates from: all tasks in one of the two orders, or those of a filter in order of creation."""
@@ -89,9 +89,6 @@ def page(shape: Shape) -> Prepared:
     In order of the last change past (`after_at`, `after_seq`) and, unless these are NULL, not past (`until_at`,
     `until_seq`): a task that was changed since it became a candidate has another place now.
     """
-    # In a subquery, so that the planner does not see how many there are. It would plan anew for each number, and
-    # compile the plan (60 ms) from some thousands on.
-    candidates = select(array_param("candidates", "bigint")).scalar_subquery()
     at, seq = task_status.c.updated_at, task_status.c.seq
     status = select(
         seq,
@@ -102,7 +99,7 @@ def page(shape: Shape) -> Prepared:
         task_status.c.exit_code,
         task_status.c.error,
     ).where(*_of_status(shape))
-    chosen = func.any(cast(candidates, ARRAY(BigInteger)))
+    chosen = _any_candidate()
     if "phases" in shape.filters:
         # Which have the phase is asked of its index alone: 0.3 µs a candidate, where their rows cost 2.
         wanted = func.unnest(_phases).table_valued(column("phase", Text), name="wanted").render_derived()
@@ -133,6 +130,12 @@ def page(shape: Shape) -> Prepared:
         .order_by(*_ordered([found_status.c[key.name] for key in keys], shape))
         .limit(_limit)
     )
+
+
+def _any_candidate() -> ColumnElement[int]:
+    # In a subquery, so that the planner does not see how many there are. It would plan anew for each number, and
+    # compile the plan (60 ms) from some thousands on.
+    return func.any(cast(select(array_param("candidates", "bigint")).scalar_subquery(), ARRAY(BigInteger)))
 
 
 def _ordered(keys: Iterable[ColumnElement[Any]], shape: Shape) -> list[ColumnElement[Any]]:
@@ -185,6 +188,12 @@ _task = tasks.join(task_status, task_status.c.seq == tasks.c.seq)
 def total(shape: Shape) -> Prepared:
     """How many tasks meet the filters; counts them all."""
     return Prepared(_every(select(func.count().label("total")), shape))
+
+
+@lru_cache(maxsize=512)
+def total_of(shape: Shape) -> Prepared:
+    """How many of the `candidates` meet the filters."""
+    return Prepared(_every(select(func.count().label("total")), shape).where(tasks.c.seq == _any_candidate()))
 
 
 @lru_cache(maxsize=512)

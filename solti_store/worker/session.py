@@ -30,6 +30,8 @@ __all__ = ["Session", "Settings"]
 logger = logging.getLogger(__name__)
 
 _MAX_GOODBYE_S = 5.0
+# A thousand tasks a second are well within what a listing looks at without the index.
+_INDEX_S = 1.0
 
 _STOPPED = Outcome.failed("worker stopped")
 
@@ -89,7 +91,7 @@ class Session:
             async with asyncio.TaskGroup() as self._group:
                 keepers = [
                     self._group.create_task(keep)
-                    for keep in (self._lease.keep(), self._reporter.keep(), self._keep_house())
+                    for keep in (self._lease.keep(), self._reporter.keep(), self._keep_house(), self._keep_index())
                 ]
                 await self._claim_all(until_idle=until_idle)
                 await self._until(self._is_done)
@@ -256,6 +258,16 @@ class Session:
                 # books that follows it.
                 if (agent := self._lease.agent) is not None:
                     await self._compare(agent)
+
+    async def _keep_index(self) -> None:
+        """Have the index of labels follow the tasks; until cancelled."""
+        while True:
+            await asyncio.sleep(jittered(_INDEX_S))
+            try:
+                await self._store.index_labels(eager=False)
+            except OUTAGES as error:
+                # Nobody waits for it: a listing without it is slower, not wrong.
+                logger.debug("could not bring the index of labels up to date: %s", error)
 
     async def _reap(self) -> None:
         try:

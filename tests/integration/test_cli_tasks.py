@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import subprocess
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,7 +122,13 @@ def test_list_goes_page_by_page_or_all_at_once(database_url: str) -> None:
     assert ([item["metadata"]["id"] for item in first["items"]], first["total"]) == (names[:2], 5)
     second = run_cli("list", "--limit", "2", "--cursor", first["nextCursor"], "--total", url=database_url)
     assert [line.split()[0] for line in second.stdout.splitlines()] == ["ID", "t3", "t4"]
-    assert re.fullmatch(r"5 in all\nthere are more: --cursor \S+\n", second.stderr)
+    said = re.fullmatch(
+        r"5 in all\nthere are others before: --cursor (\S+)\nthere are more: --cursor \S+\n", second.stderr
+    )
+    assert said is not None
+    before = json.loads(data_of("list", "--limit", "2", "--cursor", said[1], "-o", "json", url=database_url))
+    assert [item["metadata"]["id"] for item in before["items"]] == names[:2]
+    assert (before["nextCursor"] == first["nextCursor"], "prevCursor" in before) == (True, False)
     other = run_cli("list", "--slot", "t1", "--cursor", first["nextCursor"], url=database_url)
     assert other.returncode == 2
     assert other.stderr.startswith("error: the cursor is not of this query: ")
@@ -164,6 +171,56 @@ def test_list_filters_by_phase_slot_and_kind(database_url: str) -> None:
     table = data_of("list", "--terminal", url=database_url).splitlines()
     assert table[1].split()[:3] == ["fails", "failed", "1"]
     assert table[1].endswith("no luck")
+
+
+def test_list_filters_by_labels_agent_and_time_in_either_order(database_url: str) -> None:
+    with TaskStore.open(database_url) as store:
+        for name, env in (("a", "prod"), ("b", "dev"), ("c", "prod")):
+            store.create(name, TaskSpec.builder("s", Subprocess.command("true"), 5000).labels({"env": env}).build())
+        store.start("b", store.register("w1"))
+    start = datetime.now(UTC)
+
+    def names(*flags: str) -> list[str]:
+        return data_of("list", "-o", "name", *flags, url=database_url).split()
+
+    assert names("-l", "env=prod") == ["a", "c"]
+    assert names("-l", "env in (dev, prod), !canary", "--desc") == ["c", "b", "a"]
+    assert names("--selector", "env!=prod", "--phase", "running", "--all") == ["b"]
+    assert names("--agent", "w1") == ["b"]
+    assert names("--agent", "w2") == []
+    assert names("--order", "updated") == ["a", "c", "b"]
+    assert names("--order", "updated", "--desc", "--limit", "1") == ["b"]
+    assert names("--created-since", "1h", "--updated-before", (start + timedelta(hours=1)).isoformat()) == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert names("--created-before", "2026-01-31") == []
+    assert names("--updated-since", "2h", "--created-before", "1h") == []
+    counted = run_cli("list", "-l", "env=prod", "--estimate", "-o", "name", url=database_url)
+    assert (counted.stdout, counted.stderr) == ("a\nc\n", "about 2 in all\n")
+    document = json.loads(data_of("list", "--estimate", "--total", "-o", "json", url=database_url))
+    assert document["total"] == 3
+    assert document["estimatedTotal"] > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["-l", "env in (prod"], "label selector: expected ',' or ')' at position 12, found the end"),
+        (["--order", "size"], "--order: expected created or updated, got 'size'"),
+        (
+            ["--created-since", "yesterday"],
+            "--created-since: expected a time like 2026-05-31T18:00:00Z, or how long ago",
+        ),
+        (["--updated-before", "1969-12-31T00:00:00Z"], "timestamp must not lie before 1970"),
+        (["--agent", "a b"], "agent_id contains forbidden byte 0x20"),
+    ],
+)
+def test_list_refuses_what_cannot_be_before_it_looks_for_a_database(flags: list[str], message: str) -> None:
+    done = run_cli("list", *flags, url="postgresql://127.0.0.1:1/no")
+    assert done.returncode == 2
+    assert message in done.stderr
 
 
 def test_runs_are_a_table_or_a_document(database_url: str) -> None:

@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import text
 from workers import create, eventually, is_alive, shell, working, written
 
 from solti_store.errors import Invalid
-from solti_store.model import MAX_SCRIPT_BODY_BYTES, RestartPolicy, Runtime, Subprocess, TaskPhase
+from solti_store.model import MAX_SCRIPT_BODY_BYTES, RestartPolicy, Runtime, Subprocess, TaskPhase, TaskSpec, Wasm
 from solti_store.store import AsyncTaskStore
 from solti_store.worker import Finished, Refused, Started, Worker, WorkerEvent, WorkerReport
 
@@ -254,5 +255,24 @@ def test_senseless_arguments_are_refused(options: dict[str, Any], field: str, da
             with pytest.raises(Invalid) as refused:
                 Worker(store, "w", **options)
             assert refused.value.field == field
+
+    asyncio.run(scenario())
+
+
+def test_the_index_of_labels_follows_the_tasks(database_url: str) -> None:
+    async def scenario() -> None:
+        async with await AsyncTaskStore.open(database_url) as store:
+            # Not for this worker, and just so many that the index is worth bringing up to date.
+            spec = TaskSpec.builder("slot", Wasm.module("m.wasm"), 5000).labels({"env": "prod"}).build()
+            await store.create_many([(f"t-{n}", spec) for n in range(1024)])
+
+            async def is_known() -> bool:
+                async with store._owned.connect() as connection:  # type: ignore[union-attr]
+                    count: int = await connection.scalar(text("SELECT count(*) FROM solti.label_segments"))
+                    return count == 1
+
+            assert not await is_known()
+            async with working(Worker(store, "w", poll=BRIEFLY)):
+                await eventually(is_known)
 
     asyncio.run(scenario())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from typing import assert_type
 
@@ -18,8 +18,11 @@ from solti_store import (
     Outcome,
     Reaped,
     RestartPolicy,
+    RunnerSelector,
+    Selector,
     Subprocess,
     Task,
+    TaskOrder,
     TaskPage,
     TaskPhase,
     TaskQuery,
@@ -45,6 +48,10 @@ def sync_usage(connection: Connection) -> None:
         assert_type(task.phase, TaskPhase)
         assert_type(store.list(), TaskPage)
         assert_type(store.list(TaskQuery(limit=5)).next_cursor, str | None)
+        query = TaskQuery(selector=Selector.parse("env=prod"), order_by=TaskOrder.UPDATED, descending=True)
+        assert_type(store.pages(query), Iterator[TaskPage])
+        assert_type([task for page in store.pages() for task in page], list[Task])
+        assert_type(query.selector, Selector | RunnerSelector | None)
         assert_type(store.replace("build-1", spec(), expected_version=1), Task)
         assert_type(store.update("build-1", lambda old: old.replace(max_retries=3)), Task)
         assert_type(store.cancel("build-1"), Task)
@@ -68,6 +75,7 @@ async def async_usage(connection: AsyncConnection) -> None:
         assert_type(store, AsyncTaskStore)
         assert_type(await store.create("build-1", spec()), Task)
         assert_type(await store.list(), TaskPage)
+        assert_type(store.pages(), AsyncIterator[TaskPage])
         assert_type(await store.update("build-1", lambda old: old), Task)
         agent = await store.register("worker-1")
         assert_type(await store.claim(agent), Sequence[Claim])
