@@ -1,7 +1,7 @@
 """What to list, and a page of it."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Self
 
@@ -22,6 +22,8 @@ __all__ = ["MAX_REQUIREMENTS", "TaskOrder", "TaskPage", "TaskQuery"]
 #: The most requirements of a query's selector. A statement may have 65,535 parameters, and its reader has a life.
 MAX_REQUIREMENTS: Final = 100
 
+_ALMOST_1_MS: Final = timedelta(microseconds=999)
+
 
 class TaskOrder(StrEnum):
     """What a listing goes by."""
@@ -37,7 +39,8 @@ def _check_limit(limit: int) -> int:
 
 
 def _as_timestamp(moment: object) -> object:
-    return Timestamp.from_datetime(moment) if isinstance(moment, datetime) else moment
+    # Rounded up, though `Timestamp` rounds down: a period that begins within a millisecond begins with the next one.
+    return Timestamp.from_datetime(moment + _ALMOST_1_MS) if isinstance(moment, datetime) else moment
 
 
 def _check_moment(moment: Timestamp) -> Timestamp:
@@ -79,7 +82,8 @@ class TaskQuery(Value):
         agent: Only tasks that an agent of this name is running now.
         selector: Only tasks whose labels match: a `Selector` or its text, or a structured `LabelSelector`; at most
             `MAX_REQUIREMENTS` requirements.
-        created_since: Only tasks created at this moment or later; an aware `datetime` is taken too.
+        created_since: Only tasks created at this moment or later; an aware `datetime` is taken too, and rounded
+            up to a millisecond.
         created_before: Only tasks created before this moment.
         updated_since: Only tasks changed last at this moment or later.
         updated_before: Only tasks changed last before this moment.

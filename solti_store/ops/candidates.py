@@ -35,6 +35,8 @@ _WINDOW_MAX: Final = 4096
 # more tasks in a segment than the next: to look at 64 tasks costs what the postings of 50 numbers do.
 _FEW_LOOKUPS: Final = 8
 _FEW_TASKS: Final = 64
+# How many segments, or some more, are looked at for an estimate with a dear condition.
+_SAMPLED: Final = 16
 # Fewer candidates in a segment are cheaper to look at than the segment's postings.
 _DENSE: Final = 4
 
@@ -174,14 +176,14 @@ class Labelled:
         self._cheap = [one for one in every if not _is_dear(one)]
         self._dear = [one for one in every if _is_dear(one)]
 
-    def read(self, conn: Connection, first: int, last: int, *, all_conditions: bool = False) -> dict[int, int]:
+    def read(self, conn: Connection, first: int, last: int, *, dear: bool | None = None) -> dict[int, int]:
         """The tasks in a range of segments, as a set for each segment that has any.
 
         Args:
             conn: The connection.
             first: The first segment.
             last: The last segment.
-            all_conditions: Whether to spare no effort for a condition that is cheaper to see at the tasks themselves.
+            dear: Whether to look up the dear conditions too; None is where they leave out enough to be worth it.
         """
         window = {"first_segment": first, "last_segment": last}
         if self._needs_everyone:
@@ -193,8 +195,10 @@ class Labelled:
         if self._cheap and alive:
             alive = _remaining(alive, self._cheap, _look_up(conn, self._cheap, window))
         for one in self._dear:
-            few = sum(bits.bit_count() for bits in alive.values()) < _FEW_TASKS * len(alive)
-            if alive and (all_conditions or not few):
+            worth = dear
+            if dear is None:
+                worth = sum(bits.bit_count() for bits in alive.values()) >= _FEW_TASKS * len(alive)
+            if alive and worth:
                 alive = _remaining(alive, [one], _look_up_in(conn, one, list(alive)))
         for segment, fresh in self.index.fresh.items():
             if first <= segment <= last:
@@ -202,13 +206,21 @@ class Labelled:
         return alive
 
     def count(self, conn: Connection) -> int:
-        """How many tasks the index knows to meet the selector."""
+        """About how many tasks the index knows to meet the selector: exactly, unless a condition is dear."""
         last = self.index.last_segment
-        result = 0
-        for first in range(0, last + 1, _WINDOW_MAX):
-            found = self.read(conn, first, min(first + _WINDOW_MAX - 1, last), all_conditions=True)
-            result += sum((bits & ~self.index.fresh.get(segment, 0)).bit_count() for segment, bits in found.items())
-        return result
+        windows = [(first, min(first + _WINDOW_MAX - 1, last)) for first in range(0, last + 1, _WINDOW_MAX)]
+        known = sum(self._count(conn, first, end, dear=False) for first, end in windows)
+        if not self._dear or not known:
+            return known
+        # The postings of all numbers may be as many as the tasks, so some segments stand for the others.
+        some = range(0, last + 1, max(last // _SAMPLED, 1))
+        seen = sum(self._count(conn, segment, segment, dear=False) for segment in some)
+        meeting_all = sum(self._count(conn, segment, segment, dear=True) for segment in some)
+        return known * meeting_all // max(seen, 1)
+
+    def _count(self, conn: Connection, first: int, last: int, *, dear: bool) -> int:
+        found = self.read(conn, first, last, dear=dear)
+        return sum((bits & ~self.index.fresh.get(segment, 0)).bit_count() for segment, bits in found.items())
 
 
 def _is_dear(one: Condition) -> bool:
@@ -272,7 +284,22 @@ class Segments:
                 return Piece(seqs, is_last=False)
             if not 0 <= self._next <= self._labelled.index.last_segment:
                 return Piece(seqs, is_last=True)
-            self._found = self._seqs(self._next_window(conn))
+            found = self._next_window(conn)
+            self._found = self._seqs(found)
+            if not found and self._window == _WINDOW_MAX:
+                self._jump(conn)
+
+    def _jump(self, conn: Connection) -> None:
+        """Past segments that do not exist: a failed insert uses up a seq, too, and a restart may skip millions."""
+        if self._descending:
+            known = sql.PREVIOUS_SEGMENT.one(conn, {"than": self._next + 1}).segment
+            others = [segment for segment in self._labelled.index.fresh if segment <= self._next]
+            self._next = max(others if known is None else [known, *others], default=-1)
+        else:
+            known = sql.NEXT_SEGMENT.one(conn, {"than": self._next - 1}).segment
+            others = [segment for segment in self._labelled.index.fresh if segment >= self._next]
+            beyond = self._labelled.index.last_segment + 1
+            self._next = min(others if known is None else [known, *others], default=beyond)
 
     def _next_window(self, conn: Connection) -> dict[int, int]:
         start, size = self._next, self._window

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from solti_store.sql.driver import Row
 
-__all__ = ["step", "sweep"]
+__all__ = ["SEGMENTS_MAX", "step", "sweep"]
 
-# What one step rebuilds, 35 ms each, unless one transaction set labels all over the table.
-_SEGMENTS_MAX: Final = 8
+#: What one step rebuilds, 35 ms each, unless one transaction set labels in more of them.
+SEGMENTS_MAX: Final = 8
 
 # A listing looks at every task that is not known (2 µs each), a step rebuilds 4096 for any that it finds in a segment.
 # So a step waits until there are many, or not so few and close together.
@@ -38,14 +38,16 @@ _DENSE: Final = 64
 _SWEEPS: Final = 1 / 20
 
 
-def step(conn: Connection, *, eager: bool = False) -> bool:
+def step(conn: Connection, *, eager: bool = False, segments_max: int | None = None) -> bool:
     """Bring some of what the index does not know into it, if it is worth the effort; whether there is more to be done.
 
-    Does nothing when somebody else is at it. Must run in a READ COMMITTED transaction of its own.
+    Does nothing when somebody else is at it. Must run in a READ COMMITTED transaction of its own: what that sets
+    itself would count as known before it is done with it.
 
     Args:
         conn: The connection.
         eager: Whether any task that is not known is worth the effort.
+        segments_max: Leave a transaction that set labels in more segments than this to another step.
     """
     if not eager and _is_well(conn):
         if random() < _SWEEPS:  # noqa: S311 - no secret
@@ -53,10 +55,10 @@ def step(conn: Connection, *, eager: bool = False) -> bool:
         return False
     held = sql.LOCK.one_or_none(conn, {})
     if held is None:
-        return False
+        return bool(sql.RESTORE.all(conn, {}))
+    if sql.RENUMBER.all(conn, {}):
+        return True
     if not held.valid:
-        if sql.RENUMBER.all(conn, {}):
-            return True
         for statement in sql.CLEAR:
             statement.all(conn, {})
     # Its snapshot comes before those of the rebuilding, so what is rebuilt is this or newer.
@@ -64,9 +66,13 @@ def step(conn: Connection, *, eager: bool = False) -> bool:
     if not unknown or not (eager or not held.valid or _is_worthwhile(unknown)):
         return False
     segments, limit = _chosen(conn, unknown)
+    if segments_max is not None and len(segments) > segments_max:
+        return False
     _rebuild(conn, segments)
     _advance(conn, unknown[0], limit)
-    return limit is not None
+    # Past the snapshot nothing can be known: a restored task that RENUMBER found locked waits for the next time.
+    horizon: int = unknown[0].snapshot_xmax
+    return bool(limit is not None and limit < horizon)
 
 
 def sweep(conn: Connection) -> None:
@@ -82,20 +88,20 @@ def _is_well(conn: Connection) -> bool:
 
 
 def _is_worthwhile(unknown: list[Row]) -> bool:
-    return len(unknown) >= _MANY or (
-        len(unknown) >= _SOME and len(unknown) >= _DENSE * len({row.segment for row in unknown})
-    )
+    tasks = sum(row.tasks for row in unknown)
+    segments = {row.segment for row in unknown}
+    return tasks >= _MANY or (tasks >= _SOME and tasks >= _DENSE * len(segments))
 
 
 def _chosen(conn: Connection, unknown: list[Row]) -> tuple[set[int], int | None]:
     """The segments to rebuild, and the first transaction that is left for the next step."""
     segments: set[int] = set()
-    complete = sum(row.xid >= row.horizon for row in unknown) <= sql.STEP_ROWS
+    complete = sum(row.tasks for row in unknown if row.xid >= row.horizon) <= sql.STEP_ROWS
     for xid, rows in groupby(unknown, key=attrgetter("xid")):
         more = {row.segment for row in rows}
         cut = not complete and xid == unknown[-1].xid
         # Those that were open before are never put off: the horizon would go back to them.
-        if xid >= unknown[0].horizon and segments and (cut or len(segments | more) > _SEGMENTS_MAX):
+        if xid >= unknown[0].horizon and segments and (cut or len(segments | more) > SEGMENTS_MAX):
             return segments, xid
         if cut:
             # A single transaction set the labels of more tasks than a step takes: it cannot be known by half.

@@ -28,6 +28,7 @@ __all__ = ["Listed", "list_page"]
 
 # The first piece of a stream is a page's, or this; the later ones are from two to eight times the one before.
 _FIRST_PIECE: Final = 64
+_LARGEST_PIECE: Final = 32_768
 
 _START: Final = Position(datetime(1, 1, 1, tzinfo=UTC), 0)
 _END: Final = Position(datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), 2**63 - 1)
@@ -187,7 +188,7 @@ class _Search:
         self._conn = conn
         self._statement = pages.page(shape)
         self._candidates = candidates
-        self._parameters = parameters
+        self._parameters = dict(parameters)
         self._wanted = wanted
         self._budget = max(_FIRST_PIECE, wanted)
         self._seen = 0
@@ -207,10 +208,13 @@ class _Search:
             more = {"candidates": piece.seqs, "until_at": until_at, "until_seq": until_seq, "limit": missing}
             self.hits += self._statement.all(self._conn, self._parameters | more)
             missing = self._wanted - len(self.hits)
+        if piece.until:
+            # What was changed since it was a candidate must not come up behind what is there already.
+            self._parameters |= {"after_at": piece.until[0], "after_seq": piece.until[1]}
         self._seen += self._budget
         # As many as should do, going by those seen.
         expected = missing * self._seen // max(len(self.hits), 1)
-        self._budget = min(max(expected, 2 * self._budget), 8 * self._budget)
+        self._budget = min(max(expected, 2 * self._budget), 8 * self._budget, _LARGEST_PIECE)
         return piece.is_last or missing == 0
 
 

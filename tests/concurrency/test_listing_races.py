@@ -12,10 +12,12 @@ import pytest
 from sqlalchemy import create_engine, text
 from support import spec
 
-from solti_store import Outcome, TaskPage, TaskPhase, TaskQuery, TaskStore
+from solti_store import Invalid, Outcome, TaskPage, TaskPhase, TaskQuery, TaskStore
 from solti_store.model import Labels, TaskOrder
-from solti_store.ops import label_index
+from solti_store.ops import label_index, listing
+from solti_store.ops.label_index import SEGMENTS_MAX
 from solti_store.sql import label_index as sql
+from solti_store.sql import pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -366,3 +368,107 @@ def test_the_outcome_of_work_is_listed_by_phase_and_label(shared: TaskStore) -> 
         "t-3",
         "t-1",
     ]
+
+
+def test_a_restored_task_that_somebody_holds_is_known_later(shared: TaskStore, engine: Engine) -> None:
+    # One in each of more segments than a step rebuilds.
+    for n in range(SEGMENTS_MAX + 3):
+        shared.create(f"t-{n}", labelled(env="prod"))
+        with engine.begin() as connection:
+            connection.execute(text("SELECT setval('solti.tasks_seq_seq', nextval('solti.tasks_seq_seq') + 4096)"))
+    wanted = [f"t-{n}" for n in range(SEGMENTS_MAX + 3)]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE solti.tasks SET labels_xid = '900000000000'"))
+        connection.execute(text("UPDATE solti.label_index SET written_by = '1'"))
+    with engine.connect() as holder:
+        holder.execute(text("SELECT FROM solti.tasks FOR UPDATE"))
+        shared.index_labels()
+        assert ids(shared, selector="env=prod") == wanted
+    shared.index_labels()
+    assert ids(shared, selector="env=prod") == wanted
+    with engine.begin() as connection:
+        late = text("SELECT count(*) FROM solti.tasks, solti.label_index WHERE labels_xid >= horizon")
+        assert connection.execute(late).scalar_one() == 0
+
+
+def test_an_index_whose_row_was_removed_is_made_anew(shared: TaskStore, engine: Engine) -> None:
+    shared.create("a", labelled(env="prod"))
+    shared.index_labels()
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE solti.label_index"))
+    shared.create("b", labelled(env="prod"))
+    for _ in range(2):
+        assert ids(shared, selector="env=prod") == ["a", "b"]
+        shared.index_labels()
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM solti.label_index WHERE horizon > '0'")).scalar_one() == 1
+
+
+def test_the_index_is_not_kept_inside_a_transaction_of_the_caller(shared: TaskStore, engine: Engine) -> None:
+    with engine.connect() as connection, pytest.raises(Invalid, match="transactions of its own"):
+        shared.using(connection).index_labels()
+
+
+def test_what_changes_within_a_listing_does_not_come_up_behind_older_tasks(
+    shared: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Five are pending, the oldest of all, so that it takes several pieces to find them.
+    shared.create_many([(f"t-{n}", labelled()) for n in range(200)])
+    for n in range(5, 200):
+        shared.cancel(f"t-{n}")
+    walk = pages.walk("updated", descending=True)
+    read = walk.all
+
+    def then_change(connection: Connection, given: Any) -> Any:
+        found = read(connection, given)
+        monkeypatch.setattr(walk, "all", read_and_change_one)
+        return found
+
+    def read_and_change_one(connection: Connection, given: Any) -> Any:
+        found = read(connection, given)
+        shared.update("t-2", lambda old: old.replace(labels=Labels({"changed": "yes"})))
+        monkeypatch.setattr(walk, "all", read)
+        return found
+
+    monkeypatch.setattr(walk, "all", then_change)
+    # Without the stream of the phase, which would find them at once.
+    monkeypatch.setattr(listing._Listing, "_by_creation", lambda *_, **__: [])
+    query = TaskQuery(phases=frozenset({TaskPhase.PENDING}), order_by=TaskOrder.UPDATED, descending=True, limit=2)
+    found = [[task.id for task in page] for page in shared.pages(query)]
+    assert found == [["t-4", "t-3"], ["t-1", "t-0"]]
+
+
+def test_a_large_gap_is_jumped_over(shared: TaskStore, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared.create("first", labelled(env="prod"))
+    shared.index_labels()
+    with engine.begin() as connection:
+        connection.execute(text("SELECT setval('solti.tasks_seq_seq', 1000000000)"))
+    shared.create("last", labelled(env="prod"))
+    asked = sql.POSTINGS.all
+    windows = 0
+
+    def counting(connection: Connection, given: Any) -> Any:
+        nonlocal windows
+        windows += 1
+        return asked(connection, given)
+
+    monkeypatch.setattr(sql.POSTINGS, "all", counting)
+    for _ in range(2):
+        assert ids(shared, selector="env=prod") == ["first", "last"]
+        assert ids(shared, selector="env=prod", descending=True) == ["last", "first"]
+        assert ids(shared, selector="env=qa") == []
+        shared.index_labels()
+    assert windows < 60
+
+
+def test_no_look_at_the_index_reads_all_tasks(shared: TaskStore, engine: Engine) -> None:
+    shared.create_many([(f"t-{n}", labelled()) for n in range(20_000)])
+    with engine.begin() as connection:
+        # As five loads at once would have left them.
+        connection.execute(text("UPDATE solti.tasks SET labels_xid = CAST(CAST(3 + seq * 7 % 5 AS text) AS xid8)"))
+        connection.execute(text("ANALYZE solti.tasks"))
+        connection.execute(text("UPDATE solti.label_index SET horizon = '100', written_by = pg_current_xact_id()"))
+    with engine.connect() as connection:
+        for statement in (sql.FRESH, sql.UNKNOWN):
+            plan = connection.exec_driver_sql(f"EXPLAIN {statement.text}").scalars().all()
+            assert not [line for line in plan if "Seq Scan on tasks" in line]

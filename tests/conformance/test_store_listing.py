@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from support import spec
 
 from solti_store import Invalid, InvalidCursor, Outcome, TaskPhase, TaskQuery, TaskStore
 from solti_store.model import MAX_REQUIREMENTS, Labels, LabelSelector, Selector, Slot, Timestamp
+from solti_store.ops.cursor import _digest as cursor_digest
 from solti_store.sql.label_index import FRESH_MAX
 
 if TYPE_CHECKING:
@@ -234,7 +237,7 @@ def test_a_limit_past_the_maximum_is_capped(store: TaskStore) -> None:
 
 
 def test_totals_are_counted_or_guessed(store: TaskStore, database_url: str) -> None:
-    create(store, ((f"t-{n}", {"env": "prod" if n % 4 else "dev"}) for n in range(1000)))
+    create(store, ((f"t-{n}", {"env": "prod" if n % 4 else "dev", "n": str(n)}) for n in range(1000)))
     for n in range(10):
         store.cancel(f"t-{n}")
     execute(database_url, "ANALYZE solti.tasks, solti.task_status")
@@ -249,6 +252,7 @@ def test_totals_are_counted_or_guessed(store: TaskStore, database_url: str) -> N
     assert estimate(selector="env=dev") == 250
     assert estimate(selector="env=qa") == 0
     assert store.list(TaskQuery(phases=frozenset({TaskPhase.CANCELED}), with_total=True)).total == 10
+    assert estimate(selector="n>499") in range(400, 600)
     few = estimate(selector="env=prod", phases={TaskPhase.CANCELED})
     assert few is not None
     assert 5 <= few <= 10
@@ -293,6 +297,25 @@ def test_a_cursor_with_one_character_changed_is_refused(store: TaskStore) -> Non
             if changed != cursor:
                 with pytest.raises(InvalidCursor):
                     store.list(TaskQuery(cursor=changed))
+
+
+@pytest.mark.parametrize("microseconds", [-(2**63), 0, 2**63 - 1])
+@pytest.mark.parametrize("seq", [-(2**63), -1, 2**63 - 1])
+def test_a_cursor_that_was_forged_is_refused_too(store: TaskStore, seq: int, microseconds: int) -> None:
+    place = struct.pack(">BBqq", 2, 0, microseconds, seq)
+    forged = urlsafe_b64encode(place + cursor_digest(TaskQuery(), place)).decode()
+    with pytest.raises(InvalidCursor):
+        store.list(TaskQuery(cursor=forged))
+
+
+def test_a_period_begins_and_ends_where_its_datetimes_say(store: TaskStore, database_url: str) -> None:
+    store.create("a", spec())
+    execute(database_url, "UPDATE solti.tasks SET created_at = '2026-05-01 00:00:00.0001Z'")
+    second = datetime(2026, 5, 1, tzinfo=UTC)
+    assert ids(store, created_before=second + timedelta(microseconds=900)) == ["a"]
+    assert ids(store, created_since=second + timedelta(microseconds=900)) == []
+    assert ids(store, created_since=second) == ["a"]
+    assert ids(store, created_before=second) == []
 
 
 def test_a_selector_of_very_many_requirements_is_refused(store: TaskStore) -> None:
