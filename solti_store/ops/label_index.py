@@ -72,7 +72,7 @@ def step(conn: Connection, *, eager: bool = False, segments_max: int | None = No
     _advance(conn, unknown[0], limit)
     # Past the snapshot nothing can be known: a restored task that RENUMBER found locked waits for the next time.
     horizon: int = unknown[0].snapshot_xmax
-    return bool(limit is not None and limit < horizon)
+    return limit is not None and limit < horizon
 
 
 def sweep(conn: Connection) -> None:
@@ -88,7 +88,7 @@ def _is_well(conn: Connection) -> bool:
 
 
 def _is_worthwhile(unknown: list[Row]) -> bool:
-    tasks = sum(row.tasks for row in unknown)
+    tasks: int = sum(row.tasks for row in unknown)
     segments = {row.segment for row in unknown}
     return tasks >= _MANY or (tasks >= _SOME and tasks >= _DENSE * len(segments))
 

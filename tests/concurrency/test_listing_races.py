@@ -378,7 +378,7 @@ def test_a_restored_task_that_somebody_holds_is_known_later(shared: TaskStore, e
             connection.execute(text("SELECT setval('solti.tasks_seq_seq', nextval('solti.tasks_seq_seq') + 4096)"))
     wanted = [f"t-{n}" for n in range(SEGMENTS_MAX + 3)]
     with engine.begin() as connection:
-        connection.execute(text("UPDATE solti.tasks SET labels_xid = '900000000000'"))
+        connection.execute(text("UPDATE solti.tasks SET labels_xid = CAST(CAST(900000000000 + seq AS text) AS xid8)"))
         connection.execute(text("UPDATE solti.label_index SET written_by = '1'"))
     with engine.connect() as holder:
         holder.execute(text("SELECT FROM solti.tasks FOR UPDATE"))
