@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import re
 import sys
@@ -152,6 +153,9 @@ def _last(field: Arena, query: TaskQuery) -> TaskQuery:
 def measure(field: Arena, wanted: list[Page], rounds: int) -> dict[int, list[float]]:
     """Seconds of each page in each round; the rounds interleave the pages."""
     took: dict[int, list[float]] = {number: [] for number in range(len(wanted))}
+    # Python's collector looks at every object of every module now and then, 30 ms each time: not the store's doing.
+    gc.collect()
+    gc.freeze()
     for _ in range(rounds):
         for number, page in enumerate(wanted):
             began = time.perf_counter()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, dropwhile, islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from solti_store.rules.postings import SEGMENT_BITS, SEGMENT_SIZE, conditions, decode, meeting, offsets
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Both", "Candidates", "Collected", "LabelIndex", "Labelled", "Piece", "Segments", "Walk"]
 
 _EVERYONE: Final = (1 << SEGMENT_SIZE) - 1
-# A window of segments is read at once: one, then eight times more each time, while they hold too few candidates.
+# A window of segments is read at once: one, then at most eight times more each time, while they hold too few.
 _WINDOW_GROWTH: Final = 8
 _WINDOW_MAX: Final = 4096
 # A condition with a range, or of more lookups than this, is looked up after the others, and only where these have left
@@ -286,8 +286,12 @@ class Segments:
                 return Piece(seqs, is_last=True)
             found = self._next_window(conn)
             self._found = self._seqs(found)
-            if not found and self._window == _WINDOW_MAX:
+            held = sum(bits.bit_count() for bits in found.values())
+            if not held and self._window == _WINDOW_MAX:
                 self._jump(conn)
+            # As many segments as should hold what is missing, going by those just read.
+            expected = 2 * self._window * (budget - len(seqs)) // held if held else _WINDOW_MAX
+            self._window = max(min(expected, self._window * _WINDOW_GROWTH, _WINDOW_MAX), 1)
 
     def _jump(self, conn: Connection) -> None:
         """Past segments that do not exist: a failed insert uses up a seq, too, and a restart may skip millions."""
@@ -303,7 +307,6 @@ class Segments:
 
     def _next_window(self, conn: Connection) -> dict[int, int]:
         start, size = self._next, self._window
-        self._window = min(self._window * _WINDOW_GROWTH, _WINDOW_MAX)
         if self._descending:
             self._next = start - size
             return self._labelled.read(conn, max(start - size + 1, 0), start)
@@ -311,12 +314,13 @@ class Segments:
         return self._labelled.read(conn, start, min(start + size - 1, self._labelled.index.last_segment))
 
     def _seqs(self, found: dict[int, int]) -> Iterator[int]:
-        for segment in sorted(found, reverse=self._descending):
-            first = segment << SEGMENT_BITS
-            for offset in offsets(found[segment], descending=self._descending):
-                seq = first + offset
-                if seq < self._after_seq if self._descending else seq > self._after_seq:
-                    yield seq
+        every = chain.from_iterable(
+            offsets(found[segment], first=segment << SEGMENT_BITS, descending=self._descending)
+            for segment in sorted(found, reverse=self._descending)
+        )
+        # Only the first window holds any that are before the start.
+        after = self._after_seq
+        return dropwhile(after.__le__, every) if self._descending else dropwhile(after.__ge__, every)
 
 
 class Both:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect
     from sqlalchemy.types import TypeEngine
 
-__all__ = ["NOW", "BinaryArray", "Instant", "Xid8", "array_param", "json_param"]
+__all__ = ["NOW", "BinaryArray", "Instant", "Xid8", "array_param", "bigints_param", "json_param"]
 
 Instant = DateTime(timezone=True)
 
@@ -49,6 +49,22 @@ class BinaryArray(UserDefinedType[Any]):
         """Wrap the list, so that psycopg picks the binary dumper."""
         del dialect
         return _BinaryList
+
+
+class _Bigints(UserDefinedType[Any]):
+    """The type of an array of integers that goes out as text: for thousands of them a tenth of what psycopg takes."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """Write the array's text."""
+        del dialect
+        return lambda integers: "{" + ",".join(map(str, integers)) + "}"
+
+
+def bigints_param(name: str) -> Cast[Any]:
+    """A bound array of bigint, for many of them."""
+    return cast(bindparam(name, type_=_Bigints()), ARRAY(BigInteger))
 
 
 _ELEMENTS: dict[str, type[TypeEngine[Any]]] = {
