@@ -1,8 +1,8 @@
 """One page of a listing.
 
 Every filter with an index of its own offers a stream of candidates. They are read in turn, ever larger pieces of each,
-until the candidates of one have filled the page or come to their end. So a page costs at most a few times what the
-best of them costs, whichever that is: no statistics have to be right about it beforehand.
+until the candidates of one have filled the page or come to their end. Which goes on is decided by what has come of each
+so far: no statistics have to be right about it beforehand, and no wrong guess can hide the best of them for long.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ __all__ = ["Listed", "list_page"]
 # The first piece of a stream is a page's, or this; the later ones are from two to eight times the one before.
 _FIRST_PIECE: Final = 64
 _LARGEST_PIECE: Final = 32_768
+# A stream is not left behind further than this: one that has looked at 32 times as much gives way.
+_SHARE: Final = 32
 
 _START: Final = Position(datetime(1, 1, 1, tzinfo=UTC), 0)
 _END: Final = Position(datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), 2**63 - 1)
@@ -190,14 +192,17 @@ class _Search:
         self._candidates = candidates
         self._parameters = dict(parameters)
         self._wanted = wanted
-        self._budget = max(_FIRST_PIECE, wanted)
+        self._budget = self._expected = max(_FIRST_PIECE, wanted)
         self._seen = 0
         self.hits: list[Row] = []
 
     @property
     def due(self) -> int:
-        """How many candidates will have been looked at after the next step."""
-        return self._seen + self._budget
+        """After how many candidates it should be done; the search that is due first goes on.
+
+        A guess from few candidates may be wrong, so one that does not look promising still gets its share.
+        """
+        return min(self._seen + self._expected, _SHARE * self._seen + self._budget)
 
     def advance(self) -> bool:
         """Look at some more candidates; whether all that is wanted, or all there is, has been found."""
@@ -213,8 +218,8 @@ class _Search:
             self._parameters |= {"after_at": piece.until[0], "after_seq": piece.until[1]}
         self._seen += self._budget
         # As many as should do, going by those seen.
-        expected = missing * self._seen // max(len(self.hits), 1)
-        self._budget = min(max(expected, 2 * self._budget), 8 * self._budget, _LARGEST_PIECE)
+        self._expected = max(missing * self._seen // max(len(self.hits), 1), 2 * self._budget)
+        self._budget = min(self._expected, 8 * self._budget, _LARGEST_PIECE)
         return piece.is_last or missing == 0
 
 
