@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.listing import SELECTORS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 OPERATIONS = [
@@ -20,9 +22,9 @@ OPERATIONS = [
 ]
 
 
-def benchmarks(*arguments: str) -> str:
+def benchmarks(*arguments: str, module: str = "benchmarks") -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -46,3 +48,17 @@ def test_the_plain_table_names_what_was_asked_for(database_url: str) -> None:
     assert blank == ""
     assert head.split()[:4] == ["operation", "ours", "bare", "ratio"]
     assert row.startswith("get ")
+
+
+def test_every_page_of_the_listing_is_measured_and_explained(database_url: str) -> None:
+    arguments = ("--tasks", "6000", "--rounds", "1", "--url", database_url)
+    rows = benchmarks(*arguments, "--markdown", module="benchmarks.listing").splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    assert cells[0][0] == "page"
+    assert len(cells) == 2 + 2 + 4 * len(SELECTORS)
+    assert {row[0] for row in cells[2:]} == {"unfiltered", *SELECTORS}
+    assert all(float(row[4].removesuffix(" ms")) > 0 for row in cells[2:])
+    plans = benchmarks(*arguments, "--only", "quarter", "--explain", module="benchmarks.listing")
+    assert plans.count("force_generic_plan") == plans.count("force_custom_plan") > 6
+    # Even of a table so small that a scan of it would do.
+    assert "!!!" not in plans
