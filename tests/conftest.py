@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from servers import TestServer, choose_server
 from sqlalchemy import make_url
 from support import BlockingStore
@@ -29,6 +30,11 @@ SERVER_VARIABLE = "SOLTI_STORE_TESTS_SERVER"  # from the controller to its xdist
 TEMPLATE_VARIABLE = "SOLTI_STORE_TESTS_TEMPLATE"
 
 _server: TestServer | None = None
+
+
+# No test may fail for the time it takes: the machine may be busy.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -169,7 +169,7 @@ def registry(database_url: str) -> Iterator[Registry]:
         yield Registry(store, connection)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps, st.lists(queries, min_size=1, max_size=6))
 def test_a_listing_is_what_one_would_pick_and_sort_by_hand(
     registry: Registry, done: list[tuple[str, dict[str, Any]]], asked: list[dict[str, Any]]

@@ -198,7 +198,7 @@ def connection(database_url: str) -> Iterator[Connection]:
 
 
 # The table is the same for all examples, and empty again after each.
-EXAMPLES = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("mode", ["auto", "force_generic_plan"])

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import compact, tasks, texts
 
@@ -188,7 +188,6 @@ def test_a_query_is_checked(field: str, value: Any) -> None:
     assert caught.value.field == field
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # tasks are large to draw
 @given(st.lists(tasks, max_size=3))
 def test_a_page_is_its_items(documents: list[dict[str, Any]]) -> None:
     items = tuple(Task.from_dict(document) for document in documents)
