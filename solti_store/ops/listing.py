@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from solti_store.model import TaskOrder, TaskPage
 from solti_store.ops import cursor, rows
-from solti_store.ops.candidates import Both, Candidates, Collected, LabelIndex, Labelled, Segments, Walk
+from solti_store.ops.candidates import Both, Candidates, Collected, LabelIndex, Labelled, Scan, Segments, Walk
 from solti_store.ops.cursor import Position
 from solti_store.sql import pages, selectors
 
@@ -148,7 +148,7 @@ class _Listing:
             by_creation = self._by_creation(_START, descending=False)
             return [*map(Collected, by_creation), self._both(self._by_update(self._after, descending=descending))]
         result = self._by_creation(self._after, descending=descending)
-        if not result or (self.index is not None and not self.index.is_usable):
+        if not result:
             result.append(self._walk("created", self._after, descending=descending))
         if {"updated_since", "updated_before"} & self._shape.filters:
             result.append(Collected(self._both(self._by_update(_START, descending=False))))
@@ -159,10 +159,12 @@ class _Listing:
             given = [by for name, by in some if name in self._shape.filters]
             return [self._both(self._walk(by, after, descending=descending)) for by in given]
 
-        if self._labelled is None:
-            return walks(_NARROW) + walks(_WIDE)
-        labelled = Segments(self._labelled, after_seq=after.seq, descending=descending)
-        return [*walks(_NARROW), labelled, *walks(_WIDE)]
+        by_label: list[Candidates] = []
+        if self._labelled is not None:
+            by_label = [Segments(self._labelled, after_seq=after.seq, descending=descending)]
+        elif self._shape.labels:
+            by_label = [Scan(self._shape.labels, self._filters, after=after, descending=descending)]
+        return [*walks(_NARROW), *by_label, *walks(_WIDE)]
 
     def _both(self, candidates: Candidates) -> Candidates:
         return candidates if self._labelled is None else Both(candidates, self._labelled)

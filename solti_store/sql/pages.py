@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Select
 
-__all__ = ["FILTERS", "Shape", "Walk", "estimate", "page", "total", "total_of", "walk"]
+__all__ = ["FILTERS", "Shape", "Walk", "estimate", "page", "scan", "total", "total_of", "walk"]
 
 Walk: TypeAlias = Literal["created", "updated", "phases", "slot", "kind", "agent"]
 """An index to read candidates from: all tasks in one of the two orders, or those of a filter in order of creation."""
@@ -176,7 +176,18 @@ def walk(by: Walk, *, descending: bool) -> Prepared:
     return Prepared(_stretch(select(tasks.c.seq).where(*having), tasks.c.seq, descending=descending))
 
 
-def _stretch(every: Select[tuple[int]], seq: ColumnElement[int], *, descending: bool) -> Select[tuple[int]]:
+@lru_cache(maxsize=512)
+def scan(labels: selectors.Shape, *, descending: bool) -> Prepared:
+    """Of up to `limit` tasks past `after_seq` those whose labels match; how many were looked at, and the last one."""
+    every = _stretch(select(tasks.c.seq, tasks.c.labels), tasks.c.seq, descending=descending).subquery("stretch")
+    last = func.min(every.c.seq) if descending else func.max(every.c.seq)
+    found = func.array_agg(every.c.seq).filter(selectors.matching(labels, every.c.labels))
+    return Prepared(
+        select(found.label("seqs"), last.label("last_seq"), func.count().label("looked_at")).select_from(every)
+    )
+
+
+def _stretch(every: Select[Any], seq: ColumnElement[int], *, descending: bool) -> Select[Any]:
     past = seq < _after_seq if descending else seq > _after_seq
     return every.where(past).order_by(seq.desc() if descending else seq).limit(_limit)
 
