@@ -45,9 +45,11 @@ if TYPE_CHECKING:
     from solti_store.ops.agents import Agent as Agent
     from solti_store.ops.agents import CancelRequest as CancelRequest
     from solti_store.ops.attempts import Reaped as Reaped
+    from solti_store.ops.retention import Pruned as Pruned
     from solti_store.ops.rows import Claim as Claim
     from solti_store.retry import RetryPolicy as RetryPolicy
     from solti_store.rules.outcome import Outcome as Outcome
+    from solti_store.rules.retention import Retention as Retention
     from solti_store.store import AsyncTaskStore as AsyncTaskStore
     from solti_store.store import TaskStore as TaskStore
 
@@ -64,9 +66,11 @@ _HOMES = {
     ),
     "solti_store.ops.agents": "Agent CancelRequest",
     "solti_store.ops.attempts": "Reaped",
+    "solti_store.ops.retention": "Pruned",
     "solti_store.ops.rows": "Claim",
     "solti_store.retry": "RetryPolicy",
     "solti_store.rules.outcome": "Outcome",
+    "solti_store.rules.retention": "Retention",
     "solti_store.store": "AsyncTaskStore TaskStore",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

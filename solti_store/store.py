@@ -21,7 +21,9 @@ from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
 from solti_store.ops import agents, attempts, label_index, listing, schema, tasks
+from solti_store.ops import retention as retaining
 from solti_store.retry import Effect, RetryPolicy
+from solti_store.rules.retention import Retention
 from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Mode, Pooled, Runner
 from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from solti_store.model import KindName, Task, TaskPage, TaskRun, TaskSpec
     from solti_store.ops.agents import Agent, CancelRequest
     from solti_store.ops.attempts import Reaped
+    from solti_store.ops.retention import Pruned
     from solti_store.ops.rows import Claim
     from solti_store.rules.outcome import Outcome
 
@@ -365,6 +368,17 @@ class TaskStore:
         """
         return self._run(attempts.reap, BATCH_FENCED, limit=limit, grace=grace)
 
+    def prune(self, retention: Retention = Retention(), *, limit: int = MAX_LIMIT) -> Pruned:
+        """Delete what is over and kept no longer: final tasks, runs, agents. Never what is active.
+
+        Any process may call this, at any time, also several at once; what others hold is left to the next call.
+
+        Args:
+            retention: How long what is kept.
+            limit: The most of each to delete, up to 1000; the result says whether there is more.
+        """
+        return self._run(retaining.prune, BATCH_FENCED, retention, limit=limit)
+
     def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """Close the agent; what it still runs ends as if it had fallen silent."""
         return self._run(attempts.sign_off, BATCH_FENCED, agent)
@@ -537,6 +551,10 @@ class AsyncTaskStore:
     async def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """As `TaskStore.reap`."""
         return await self._run(attempts.reap, BATCH_FENCED, limit=limit, grace=grace)
+
+    async def prune(self, retention: Retention = Retention(), *, limit: int = MAX_LIMIT) -> Pruned:
+        """As `TaskStore.prune`."""
+        return await self._run(retaining.prune, BATCH_FENCED, retention, limit=limit)
 
     async def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """As `TaskStore.sign_off`."""

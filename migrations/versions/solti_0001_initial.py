@@ -186,9 +186,15 @@ INDEXES = (
     "CREATE INDEX ix_task_status_running ON solti.task_status (agent, deadline) WHERE deadline IS NOT NULL",
     "CREATE INDEX ix_task_status_phase_seq ON solti.task_status (phase, seq)",
     "CREATE INDEX ix_task_status_updated_at_seq ON solti.task_status (updated_at, seq)",
+    """
+    CREATE INDEX ix_task_status_final ON solti.task_status (updated_at)
+    WHERE due_at IS NULL AND phase IN ('succeeded', 'failed', 'timeout', 'canceled', 'exhausted')
+    """,
+    "CREATE INDEX ix_task_runs_started_at ON solti.task_runs (started_at)",
     "CREATE INDEX ix_label_postings_segment ON solti.label_postings (segment)",
     "CREATE INDEX ix_agents_id ON solti.agents (id)",
     "CREATE INDEX ix_agents_expires_at ON solti.agents (expires_at) WHERE closed_at IS NULL",
+    "CREATE INDEX ix_agents_closed_at ON solti.agents (closed_at) WHERE closed_at IS NOT NULL",
 )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["work"]
 
 _LEASE = "30s"
+_RETENTION = "30d"
 
 
 def default_agent_id() -> str:
@@ -59,6 +60,9 @@ def work(
     lease: Annotated[
         str, typer.Option(metavar="TIME", help="How long it may be silent before others take over its attempts.")
     ] = _LEASE,
+    retention: Annotated[
+        str, typer.Option(metavar="TIME", help="How long final tasks and ended runs are kept, or 'forever'.")
+    ] = _RETENTION,
     env: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,6 +88,7 @@ def work(
         env=parsing.pairs(env or (), "--env"),
         concurrency=concurrency,
         lease=parsing.duration(lease, "--lease"),
+        retention=None if retention == "forever" else parsing.duration(retention, "--retention"),
         until_idle=until_idle,
         while_stdin=while_stdin,
         tell=None if quiet else _teller(),
@@ -101,6 +106,7 @@ class _Options:
     env: list[tuple[str, str]]
     concurrency: int
     lease: "timedelta"
+    retention: "timedelta | None"
     until_idle: bool
     while_stdin: bool
     tell: "Callable[[WorkerEvent], None] | None"
@@ -110,9 +116,11 @@ async def _work(options: _Options) -> int:
     import asyncio  # noqa: PLC0415
 
     from solti_store.model import RunnerEnv  # noqa: PLC0415 - half a second that help does not need
+    from solti_store.rules.retention import Retention  # noqa: PLC0415
     from solti_store.store import AsyncTaskStore  # noqa: PLC0415
     from solti_store.worker import Worker  # noqa: PLC0415
 
+    kept = options.retention
     async with await AsyncTaskStore.open(options.url) as store:
         worker = Worker(
             store,
@@ -121,6 +129,7 @@ async def _work(options: _Options) -> int:
             concurrency=options.concurrency,
             lease=options.lease,
             env=RunnerEnv(options.env),
+            retention=None if kept is None else Retention(tasks=kept, runs=kept),
             on_event=options.tell,
         )
         stopper = _Stopper(worker)

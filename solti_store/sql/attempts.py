@@ -15,6 +15,7 @@ from sqlalchemy import (
     case,
     cast,
     column,
+    delete,
     func,
     insert,
     literal,
@@ -25,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from solti_store.rules.retention import MAX_RUNS
 from solti_store.sql.agents import HOLDER
 from solti_store.sql.driver import Prepared
 from solti_store.sql.events import CHANGED, event
@@ -161,6 +163,16 @@ _run = (
     .cte("run")
 )
 
+_forgotten = (
+    delete(task_runs)
+    .where(
+        task_runs.c.seq == _started.c.seq,
+        _started.c.attempt > MAX_RUNS,
+        task_runs.c.attempt <= _started.c.attempt - MAX_RUNS,
+    )
+    .cte("forgotten")
+)
+
 #: Starts an attempt of each of `seqs`, which the transaction has locked: status, run and event.
 #:
 #: A statement of its own, after the lock. The lock may come right after another's commit, and then a statement that
@@ -175,7 +187,7 @@ START = Prepared(
         _started.c.deadline,
     )
     .order_by(_started.c.ord)
-    .add_cte(_run, event(_started, "started"))
+    .add_cte(_run, _forgotten, event(_started, "started"))
 )
 
 # --- closing ------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Computed,
     ForeignKey,
     Identity,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -32,6 +34,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from solti_store.sql.types import NOW, Instant, Xid8
 
 __all__ = [
+    "FINAL",
     "LATEST",
     "SCHEMA",
     "agents",
@@ -61,6 +64,7 @@ metadata = MetaData(
 
 
 PHASES = "'pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted'"
+_FINAL = "due_at IS NULL AND phase IN ('succeeded', 'failed', 'timeout', 'canceled', 'exhausted')"
 U32_MAX = 4294967295
 
 
@@ -166,6 +170,8 @@ task_status = Table(
     Index("ix_task_status_running", "agent", "deadline", postgresql_where=text("deadline IS NOT NULL")),
     Index(None, "phase", "seq"),
     Index(None, "updated_at", "seq"),
+    # What retention looks for: tasks that wait, for however long, are not in its way.
+    Index("ix_task_status_final", "updated_at", postgresql_where=text(_FINAL)),
 )
 
 task_runs = Table(
@@ -195,6 +201,7 @@ task_runs = Table(
         name="phase",
     ),
     CheckConstraint("(phase = 'running') = (finished_at IS NULL)", name="finished_at"),
+    Index(None, "started_at"),
 )
 
 task_events = Table(
@@ -240,6 +247,7 @@ agents = Table(
     CheckConstraint("(state = 'active') = (closed_at IS NULL)", name="closed_at"),
     Index(None, "id"),
     Index("ix_agents_expires_at", "expires_at", postgresql_where=text("closed_at IS NULL")),
+    Index("ix_agents_closed_at", "closed_at", postgresql_where=text("closed_at IS NOT NULL")),
 )
 
 routes = Table(
@@ -290,3 +298,6 @@ label_index = Table(
 #: A change's `updated_at`. Never before the change before it: a writer that had to wait for the row began
 #: earlier than the one it waited for.
 LATEST = func.greatest(task_status.c.updated_at, NOW)
+
+#: Whether a task is over for good, as the partial index has it.
+FINAL: ColumnElement[bool] = literal_column(_FINAL)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from solti_store.model import AgentId, Labels, RunnerEnv
     from solti_store.ops.agents import Agent, CancelRequest
     from solti_store.ops.rows import Claim
+    from solti_store.rules.retention import Retention
     from solti_store.store import AsyncTaskStore
     from solti_store.worker.events import WorkerEvent, WorkerReport
 
@@ -47,6 +48,7 @@ class Settings:
     poll_s: float
     grace_s: float
     env: RunnerEnv
+    retention: Retention | None
     on_event: Callable[[WorkerEvent], None] | None
 
 
@@ -253,11 +255,20 @@ class Session:
         while True:
             await asyncio.sleep(jittered(self._lease.seconds / 2))
             await self._reap()
+            await self._prune()
             async with self._books:
                 # Not only after a claim without an answer: its COMMIT may take effect later than the look at the
                 # books that follows it.
                 if (agent := self._lease.agent) is not None:
                     await self._compare(agent)
+
+    async def _prune(self) -> None:
+        retention = self._settings.retention
+        try:
+            while retention is not None and not (await self._store.prune(retention)).is_complete:
+                pass
+        except OUTAGES as error:
+            logger.warning("could not prune: %s", error)
 
     async def _keep_index(self) -> None:
         """Have the index of labels follow the tasks; until cancelled."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from solti_store.errors import Invalid
 from solti_store.model import MAX_LIMIT, AgentId, Labels, RunnerEnv
+from solti_store.rules.retention import Retention
 from solti_store.store import DEFAULT_LEASE
 from solti_store.worker.session import Session, Settings
 
@@ -35,6 +36,7 @@ class Worker:
         kill_grace: From SIGTERM to SIGKILL. Keep it below the ten seconds that the store waits for the report of an
             attempt past its timeout.
         env: Variables for every task; they win over the task's own.
+        retention: What it deletes beside its work, because it is over and old; None is nothing.
         on_event: Called in the event loop with what happens. An exception of its is logged, and ignored.
 
     Raises:
@@ -52,6 +54,7 @@ class Worker:
         poll: timedelta = timedelta(milliseconds=500),
         kill_grace: timedelta = timedelta(seconds=5),
         env: RunnerEnv | Mapping[str, str] = RunnerEnv(),
+        retention: Retention | None = Retention(),
         on_event: Callable[[WorkerEvent], None] | None = None,
     ) -> None:
         if not 1 <= concurrency <= MAX_LIMIT:
@@ -71,6 +74,7 @@ class Worker:
             poll_s=poll.total_seconds(),
             grace_s=kill_grace.total_seconds(),
             env=env if isinstance(env, RunnerEnv) else RunnerEnv(env),
+            retention=retention,
             on_event=on_event,
         )
         self._draining = False

@@ -22,13 +22,14 @@ from solti_store import (
     LeaseLost,
     NotFound,
     Outcome,
+    Task,
     TaskPhase,
     TaskQuery,
     TaskSpec,
     TaskStore,
     VersionConflict,
 )
-from solti_store.model import Timeout
+from solti_store.model import Slot, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -417,3 +418,45 @@ def test_a_timeout_that_was_changed_while_running_is_not_the_attempts(shared: Ta
     while not shared.reap(grace=timedelta(0)):
         pass  # a millisecond
     assert shared.runs("a")[0].error == "timed out after 1ms"
+
+
+def test_pruners_share_the_work_and_leave_what_others_hold(shared: TaskStore, database_url: str) -> None:
+    count = 200
+    shared.create_many([(f"t-{n}", spec()) for n in range(count)])
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE solti.task_status SET phase = 'canceled', due_at = NULL, updated_at = 'epoch'"))
+    with engine.connect() as holder:
+        held = text(
+            "SELECT FROM solti.task_status JOIN solti.tasks USING (seq) WHERE id = 't-17' FOR UPDATE OF task_status"
+        )
+        holder.execute(held)
+        results = at_once([partial(shared.prune, limit=40)] * WIDTH)
+        assert sum(pruned.tasks for pruned in results) == count - 1
+        assert [task.id for task in shared.list()] == ["t-17"]
+    assert shared.prune().tasks == 1
+    with engine.connect() as connection:
+        events = connection.execute(text("SELECT count(*) FROM solti.task_events WHERE type = 'deleted'"))
+        assert events.scalar_one() == count
+    engine.dispose()
+
+
+def test_a_task_that_is_changed_while_pruners_look_is_kept(shared: TaskStore, database_url: str) -> None:
+    names = [f"t-{n}" for n in range(20)]
+    age = text("UPDATE solti.task_status SET phase = 'canceled', due_at = NULL, updated_at = 'epoch'")
+    engine = create_engine(database_url)
+
+    def change(name: str) -> Task:
+        return shared.update(name, lambda old: old.replace(slot=Slot("new")))
+
+    for _ in range(ROUNDS):
+        shared.create_many([(name, spec()) for name in names])
+        with engine.begin() as connection:
+            connection.execute(age)
+        pruned, *changed = at_once([shared.prune, *(partial(change, name) for name in names[:3])])
+        # Whoever was first: the change found it gone, or the pruner found it changed.
+        assert set(kinds(changed)) <= {"Task", "NotFound"}
+        assert pruned.tasks == len(names) - kinds(changed)["Task"]
+        for task in shared.list():
+            shared.delete(task.id)
+    engine.dispose()

@@ -276,3 +276,25 @@ def test_the_index_of_labels_follows_the_tasks(database_url: str) -> None:
                 await eventually(is_known)
 
     asyncio.run(scenario())
+
+
+def test_what_is_over_and_old_goes_beside_the_work(database_url: str) -> None:
+    async def scenario() -> None:
+        async with await AsyncTaskStore.open(database_url) as store:
+            for name in ("old", "young"):
+                await create(store, name, shell("true"))
+                await store.cancel(name)
+            async with store._owned.begin() as connection:  # type: ignore[union-attr]
+                past = text(
+                    "UPDATE solti.task_status AS s SET updated_at = s.updated_at - interval '31 days'"
+                    " FROM solti.tasks AS t WHERE t.seq = s.seq AND t.id = 'old'"
+                )
+                await connection.execute(past)
+
+            async def is_gone() -> bool:
+                return [task.id for task in await store.list()] == ["young"]
+
+            async with working(Worker(store, "prunes", poll=BRIEFLY, lease=timedelta(seconds=0.2))):
+                await eventually(is_gone)
+
+    asyncio.run(scenario())
