@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from solti_store.errors import AlreadyRunning, Invalid, LeaseLost
+from solti_store.errors import AlreadyRunning, Invalid, LeaseLost, ModelError
 from solti_store.model import BackoffPolicy, RestartPolicy, TaskId, TaskPhase
 from solti_store.ops import arguments, rows
 from solti_store.ops.agents import require_open, routes_of
@@ -67,7 +67,7 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
     if not picked:
         require_open(conn, agent, now=now)
         return []
-    return _start(conn, picked, agent, now)
+    return _readable(conn, _start(conn, picked, agent, now), now)
 
 
 def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime | None = None) -> Claim:
@@ -79,12 +79,12 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
     if seq is None:
         raise AlreadyRunning(checked, attempt=get(conn, checked).status.attempt)
     (started,) = _start(conn, [seq.seq], agent, now)
-    return started
+    return rows.claim(started)
 
 
-def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: datetime | None) -> list[Claim]:
+def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: datetime | None) -> list[Row]:
     """Start tasks whose status rows are locked."""
-    found = sql.START.all(
+    return sql.START.all(
         conn,
         {
             "seqs": picked,
@@ -93,7 +93,24 @@ def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: da
             "now": now,
         },
     )
-    return list(map(rows.claim, found))
+
+
+def _readable(conn: Connection, started: Sequence[Row], now: datetime | None) -> list[Claim]:
+    """The claims on tasks just started; those whose spec cannot be read fail at once.
+
+    A spec that was written by hand, or by a newer version, would fail every claim that meets it, and so keep all the
+    others from starting.
+    """
+    claims, unreadable = [], {}
+    for row in started:
+        try:
+            claims.append(rows.claim(row))
+        except ModelError as error:
+            unreadable[row.seq] = _reported(Outcome.failed(f"spec cannot be read: {error}", fatal=True))
+    if unreadable:
+        locked = sql.LOCK.all(conn, {"seqs": list(unreadable)})
+        _close(conn, [(row, unreadable[row.seq]) for row in locked], now)
+    return claims
 
 
 def held(conn: Connection, agent: Agent) -> list[Claim]:
@@ -173,10 +190,15 @@ def _close(conn: Connection, closing: Sequence[tuple[Row, _Verdict]], now: datet
 
 
 def _follow(row: Row, policy: Row, outcome: Outcome) -> restart.Next:
+    try:
+        restarting, backoff = RestartPolicy.from_json(policy.restart), BackoffPolicy.from_json(policy.backoff)
+    except ModelError:
+        # Nobody knows when to try again, so nobody does.
+        restarting, backoff = RestartPolicy.never(), BackoffPolicy()
     return restart.after(
         outcome,
-        restart=RestartPolicy.from_json(policy.restart),
-        backoff=BackoffPolicy.from_json(policy.backoff),
+        restart=restarting,
+        backoff=backoff,
         max_retries=policy.max_retries,
         failures=row.failures,
         cancel_requested=row.cancel_requested,

@@ -122,7 +122,7 @@ def _rebuild(conn: Connection, segments: set[int]) -> None:
         if not rows:
             sql.DROP_SEGMENT.all(conn, {"segment": segment})
             continue
-        found = postings((row.member, json.loads(row.labels)) for row in rows)
+        found = postings((row.member, _labels(row.labels)) for row in rows)
         sql.REPLACE_SEGMENT.all(
             conn,
             {
@@ -135,3 +135,8 @@ def _rebuild(conn: Connection, segments: set[int]) -> None:
                 "members": [posting.members for posting in found],
             },
         )
+
+
+def _labels(document: str) -> dict[str, str]:
+    # A spec written by hand may have labels that are no strings: no selector's value matches them.
+    return {key: value if isinstance(value, str) else "" for key, value in json.loads(document).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import create_engine, text
 from support import retrying, selecting, silence, spec
 
 from solti_store import (
@@ -378,3 +379,57 @@ def test_limits_below_one_are_invalid(store: TaskStore) -> None:
     for call in (lambda: store.claim(agent, limit=0), lambda: store.runs("a", limit=0), lambda: store.reap(limit=0)):
         with pytest.raises(Invalid, match="limit"):
             call()
+
+
+# --- specs that cannot be read ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("{kind,subprocess,mode}", '{"nonsense": 1}'),
+        ("{labels}", '{"a": 5}'),
+        ("{restart}", '{"type": "always", "intervalMs": "often"}'),
+        ("{runnerSelector}", "[]"),
+    ],
+)
+def test_a_spec_that_cannot_be_read_fails_alone(store: TaskStore, database_url: str, path: str, value: str) -> None:
+    store.create_many([(name, retrying()) for name in ("before", "poison", "after")])
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        poison = text(
+            "UPDATE solti.tasks SET spec = jsonb_set(spec, CAST(:path AS text[]), CAST(:value AS jsonb))"
+            " WHERE id = 'poison'"
+        )
+        connection.execute(poison, {"path": path, "value": value})
+    agent = store.register("w")
+    assert [claim.task_id for claim in store.claim(agent, limit=10)] == ["before", "after"]
+    assert store.claim(agent, limit=10) == []
+    with engine.begin() as connection:
+        status = connection.execute(
+            text("SELECT phase, due_at, error FROM solti.task_status JOIN solti.tasks USING (seq) WHERE id = 'poison'")
+        ).one()
+    assert (status.phase, status.due_at) == ("failed", None)
+    assert status.error.startswith("spec cannot be read: invalid model: ")
+    (run,) = store.runs("poison")
+    assert (run.attempt, run.phase, run.agent) == (1, TaskPhase.FAILED, "w")
+    store.index_labels()  # nor does it keep the others from being indexed
+    # By hand it is told why, and nothing is started.
+    with pytest.raises(Invalid):
+        store.start("poison")
+    assert len(store.runs("poison")) == 1
+    engine.dispose()
+
+
+def test_an_attempt_whose_policies_became_unreadable_is_not_retried(store: TaskStore, database_url: str) -> None:
+    store.create("a", retrying())
+    agent = store.register("w")
+    (claim,) = store.claim(agent)
+    engine = create_engine(database_url)
+    broken = 'UPDATE solti.tasks SET spec = jsonb_set(spec, \'{restart}\', \'{"type": "always", "intervalMs": []}\')'
+    with engine.begin() as connection:
+        connection.execute(text(broken.replace(":", "\\:")))
+    store.finish(claim, Outcome.failed("no"))
+    with engine.begin() as connection:
+        assert connection.execute(text("SELECT phase, due_at FROM solti.task_status")).one() == ("failed", None)
+    engine.dispose()
