@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from solti_store.errors import StoreUnavailable as StoreUnavailable
     from solti_store.errors import TransactionAborted as TransactionAborted
     from solti_store.errors import VersionConflict as VersionConflict
+    from solti_store.model import AgentState as AgentState
+    from solti_store.model import AgentStatus as AgentStatus
     from solti_store.model import BackoffPolicy as BackoffPolicy
     from solti_store.model import Container as Container
     from solti_store.model import Embedded as Embedded
@@ -61,8 +63,8 @@ _HOMES = {
         " OutcomeUnknown SchemaMismatch SoltiStoreError StoreUnavailable TransactionAborted VersionConflict"
     ),
     "solti_store.model": (
-        "BackoffPolicy Container Embedded LabelSelector RestartPolicy RunnerSelector Runtime Selector Subprocess Task"
-        " TaskOrder TaskPage TaskPhase TaskQuery TaskRun TaskSpec Wasm"
+        "AgentState AgentStatus BackoffPolicy Container Embedded LabelSelector RestartPolicy RunnerSelector Runtime"
+        " Selector Subprocess Task TaskOrder TaskPage TaskPhase TaskQuery TaskRun TaskSpec Wasm"
     ),
     "solti_store.ops.agents": "Agent CancelRequest",
     "solti_store.ops.attempts": "Reaped",

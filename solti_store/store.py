@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from solti_store.errors import LeaseLost
-    from solti_store.model import KindName, Task, TaskPage, TaskRun, TaskSpec
+    from solti_store.model import AgentStatus, KindName, Task, TaskPage, TaskRun, TaskSpec
     from solti_store.ops.agents import Agent, CancelRequest
     from solti_store.ops.attempts import Reaped
     from solti_store.ops.retention import Pruned
@@ -308,6 +308,16 @@ class TaskStore:
         """
         return self._run(agents.register, FENCED, agent_id, kinds=kinds, labels=labels, lease=lease)
 
+    def agents(self, *, closed: bool = False, after: int = 0, limit: int = MAX_LIMIT) -> Sequence[AgentStatus]:
+        """The agents, in the order in which they registered, with how many attempts each runs.
+
+        Args:
+            closed: Also those that signed off or were lost, while retention keeps them.
+            after: Only incarnations past this one: the `seq` of the last agent of the page before.
+            limit: The most agents, up to 1000.
+        """
+        return self._run(agents.list_agents, READ, closed=closed, after=after, limit=limit)
+
     def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
         """Prolong the agent's lease by its length from now; what the agent should stop.
 
@@ -521,6 +531,10 @@ class AsyncTaskStore:
     ) -> Agent:
         """As `TaskStore.register`."""
         return await self._run(agents.register, FENCED, agent_id, kinds=kinds, labels=labels, lease=lease)
+
+    async def agents(self, *, closed: bool = False, after: int = 0, limit: int = MAX_LIMIT) -> Sequence[AgentStatus]:
+        """As `TaskStore.agents`."""
+        return await self._run(agents.list_agents, READ, closed=closed, after=after, limit=limit)
 
     async def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
         """As `TaskStore.heartbeat`."""

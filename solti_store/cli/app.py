@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from solti_store.cli import db, tasks
+from solti_store.cli.agents import agents
 from solti_store.cli.demo.command import demo
 from solti_store.cli.exits import Exit, PipeClosedError, report
 from solti_store.cli.session import Session
@@ -72,6 +73,7 @@ app.command("list")(tasks.list_)
 app.command("runs")(tasks.runs)
 app.command("cancel")(tasks.cancel)
 app.command("delete")(tasks.delete)
+app.command("agents")(agents)
 app.command("work")(work)
 app.add_typer(db.app, name="db")
 

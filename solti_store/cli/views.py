@@ -14,12 +14,13 @@ from solti_store.model import Command, Container, Script, Subprocess, Wasm
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from solti_store.model import Task, TaskKind, TaskRun, Timestamp
+    from solti_store.model import AgentStatus, Task, TaskKind, TaskRun, Timestamp
 
-__all__ = ["page_as_json", "show_runs", "show_task", "show_tasks", "what"]
+__all__ = ["page_as_json", "show_agents", "show_runs", "show_task", "show_tasks", "what"]
 
 _SUMMARY_CHARS = 60
 _PHASE = Column("PHASE", styles=PHASE_STYLES)
+_STATE_STYLES = {"active": "green", "silent": "yellow", "stopped": "dim", "lost": "red"}
 
 
 def what(kind: TaskKind, limit: int = _SUMMARY_CHARS) -> str:
@@ -110,6 +111,42 @@ def show_runs(runs: Sequence[TaskRun], output: Output) -> None:
             one_line(run.error or ""),
         )
         for run in runs
+    ]
+    render.show_table(Table(columns, rows))
+
+
+def show_agents(agents: Sequence[AgentStatus], output: Output) -> None:
+    """Write agents to stdout: a table, their names, or a document `{"items":[…]}`."""
+    if output is Output.NAME:
+        emit("".join(f"{agent.id}\n" for agent in agents))
+        return
+    if output is Output.JSON:
+        emit('{"items":[' + ",".join(agent.to_json() for agent in agents) + "]}\n")
+        return
+    if not agents:
+        note("no agents")
+        return
+    now = time.time() * 1000
+    columns = [
+        Column("ID", is_name=True),
+        Column("STATE", styles=_STATE_STYLES),
+        Column("RUNNING", is_number=True),
+        Column("KINDS", is_flexible=True),
+        Column("LABELS", is_flexible=True),
+        Column("REGISTERED"),
+        Column("HEARTBEAT"),
+    ]
+    rows = [
+        (
+            agent.id,
+            agent.state.value,
+            str(agent.running),
+            ",".join(agent.kinds),
+            _pairs(agent.labels.items()) or "-",
+            ago(agent.registered_at, now),
+            ago(agent.heartbeat_at, now),
+        )
+        for agent in agents
     ]
     render.show_table(Table(columns, rows))
 

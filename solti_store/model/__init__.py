@@ -10,6 +10,7 @@ from solti_store.errors import (
     UnknownTaskPhase,
 )
 from solti_store.model._base import Value
+from solti_store.model.agent import AgentState, AgentStatus
 from solti_store.model.env import KeyValue, RunnerEnv, TaskEnv, merge_env
 from solti_store.model.kind import (
     TASK_KINDS,
@@ -67,6 +68,8 @@ __all__ = [
     "TERMINAL_PHASES",
     "AdmissionPolicy",
     "AgentId",
+    "AgentState",
+    "AgentStatus",
     "BackoffPolicy",
     "Command",
     "Container",

@@ -8,7 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from solti_store.errors import AgentLost, Invalid
-from solti_store.model import TASK_KINDS, AgentId, KindName, Labels
+from solti_store.model import TASK_KINDS, AgentId, AgentState, AgentStatus, KindName, Labels, Timestamp
+from solti_store.ops import arguments
 from solti_store.rules.routing import serves
 from solti_store.sql import agents as sql
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-__all__ = ["Agent", "CancelRequest", "heartbeat", "register", "require_open", "routes_of"]
+    from solti_store.sql.driver import Row
+
+__all__ = ["Agent", "CancelRequest", "heartbeat", "list_agents", "register", "require_open", "routes_of"]
 
 MAX_LEASE = timedelta(days=1)
 
@@ -92,6 +95,33 @@ def heartbeat(conn: Connection, agent: Agent, *, now: datetime | None = None) ->
     if not found:
         raise AgentLost(agent.id)
     return [CancelRequest(row.task, row.attempt) for row in found if row.task is not None]
+
+
+def list_agents(
+    conn: Connection, *, closed: bool, after: int, limit: int, now: datetime | None = None
+) -> tuple[AgentStatus, ...]:
+    """Agents in the order in which they registered."""
+    asked = {
+        "closed": bool(closed),
+        "after_seq": arguments.position(after),
+        "limit": arguments.limit(limit),
+        "now": now,
+    }
+    return tuple(map(_status, sql.SELECT_AGENTS.all(conn, asked)))
+
+
+def _status(row: Row) -> AgentStatus:
+    return AgentStatus(
+        id=AgentId(row.id),
+        seq=row.seq,
+        state=AgentState(row.state),
+        kinds=tuple(sorted(row.kinds)),
+        labels=Labels(json.loads(row.labels)),
+        lease=row.lease // timedelta(milliseconds=1),
+        registered_at=Timestamp.from_datetime(row.registered_at),
+        heartbeat_at=Timestamp.from_datetime(row.heartbeat_at),
+        running=row.running,
+    )
 
 
 def require_open(conn: Connection, agent: Agent, *, now: datetime | None = None) -> None:

@@ -10,7 +10,7 @@ from solti_store.model import MAX_LIMIT, Task
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["limit", "precondition"]
+__all__ = ["limit", "position", "precondition"]
 
 _VERSION_MAX = 2**63 - 1  # PostgreSQL's bigint
 
@@ -20,6 +20,13 @@ def limit(given: object) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise Invalid(f"invalid model: limit must be an integer of at least 1, got {given!r}", field="limit")
     return min(given, MAX_LIMIT)
+
+
+def position(given: object) -> int:
+    """A row's number to go on after."""
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= _VERSION_MAX:
+        raise Invalid(f"invalid model: after must be an integer from 0 to {_VERSION_MAX}, got {given!r}", field="after")
+    return given
 
 
 def precondition(expected: object) -> tuple[int, datetime | None]:

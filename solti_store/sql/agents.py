@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Interval, Text, and_, bindparam, cast, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Interval,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from solti_store.sql.driver import Prepared
 from solti_store.sql.tables import agents, routes, task_status
@@ -14,6 +29,7 @@ __all__ = [
     "HEARTBEAT",
     "HOLDER",
     "REGISTER",
+    "SELECT_AGENTS",
     "SELECT_NEW_ROUTES",
 ]
 
@@ -98,6 +114,36 @@ CLOSE_AGENT = Prepared(
     .where(agents.c.seq == _leaving.c.seq)
     .values(state="stopped", closed_at=NOW)
     .returning(agents.c.seq, agents.c.id)
+)
+
+_running = (
+    select(func.count().label("running"))
+    .where(task_status.c.agent == agents.c.seq, task_status.c.deadline.is_not(None))
+    .lateral("now")
+)
+
+#: Agents past the incarnation `after_seq`, in their order; those that are closed only if `closed` is true.
+SELECT_AGENTS = Prepared(
+    select(
+        agents.c.seq,
+        agents.c.id,
+        case((and_(agents.c.state == "active", agents.c.expires_at < NOW), "silent"), else_=agents.c.state).label(
+            "state"
+        ),
+        agents.c.kinds,
+        cast(agents.c.labels, Text).label("labels"),
+        agents.c.lease,
+        agents.c.registered_at,
+        agents.c.heartbeat_at,
+        _running.c.running,
+    )
+    .select_from(agents.join(_running, true()))
+    .where(
+        agents.c.seq > bindparam("after_seq", type_=BigInteger()),
+        or_(agents.c.closed_at.is_(None), bindparam("closed", type_=Boolean())),
+    )
+    .order_by(agents.c.seq)
+    .limit(_limit)
 )
 
 #: Routes the caller has not judged yet. By exclusion and not by a high-water mark: routes commit in any order.

@@ -10,6 +10,8 @@ from support import retrying, selecting, silence, spec
 
 from solti_store import (
     AgentLost,
+    AgentState,
+    AgentStatus,
     AlreadyRunning,
     Invalid,
     LeaseLost,
@@ -379,6 +381,37 @@ def test_limits_below_one_are_invalid(store: TaskStore) -> None:
     for call in (lambda: store.claim(agent, limit=0), lambda: store.runs("a", limit=0), lambda: store.reap(limit=0)):
         with pytest.raises(Invalid, match="limit"):
             call()
+
+
+# --- who works ----------------------------------------------------------------------------------
+
+
+def test_agents_are_listed_with_their_state_and_what_they_run(store: TaskStore, database_url: str) -> None:
+    store.create_many([(f"t-{n}", spec()) for n in range(3)])
+    lease = timedelta(seconds=90)
+    busy = store.register("busy", kinds=["wasm", "subprocess"], labels={"zone": "a"}, lease=lease)
+    idle, silent, gone = store.register("idle"), store.register("silent"), store.register("gone")
+    store.claim(busy, limit=2)
+    store.claim(gone, limit=1)
+    store.sign_off(gone)
+    silence(database_url, silent)
+    listed = store.agents()
+    assert [(agent.id, agent.state, agent.running) for agent in listed] == [
+        ("busy", AgentState.ACTIVE, 2),
+        ("idle", AgentState.ACTIVE, 0),
+        ("silent", AgentState.SILENT, 0),
+    ]
+    assert (listed[0].seq, listed[0].kinds, dict(listed[0].labels)) == (busy.seq, ("subprocess", "wasm"), {"zone": "a"})
+    assert listed[0].lease == 90_000
+    assert listed[0].registered_at == listed[0].heartbeat_at
+    store.reap()
+    everybody = store.agents(closed=True)
+    assert [agent.state for agent in everybody] == ["active", "active", "lost", "stopped"]
+    assert store.agents(closed=True, after=idle.seq, limit=1) == everybody[2:3]
+    assert AgentStatus.from_json(listed[0].to_json()) == listed[0]
+    for after in (-1, 2**63, True, "1"):
+        with pytest.raises(Invalid, match="after must be an integer"):
+            store.agents(after=after)  # type: ignore[arg-type]
 
 
 # --- specs that cannot be read ------------------------------------------------------------------

@@ -239,6 +239,20 @@ def test_runs_are_a_table_or_a_document(database_url: str) -> None:
     assert run_cli("runs", "u", url=database_url).returncode == 3
 
 
+def test_agents_are_a_table_names_or_a_document(database_url: str) -> None:
+    assert run_cli("agents", url=database_url).stderr == "no agents\n"
+    fill(database_url, ["t"])
+    with TaskStore.open(database_url) as store:
+        store.claim(store.register("w1", labels={"zone": "a"}))
+        store.sign_off(store.register("w2"))
+        (agent,) = store.agents()
+    table = [line.split() for line in data_of("agents", url=database_url).splitlines()]
+    assert table[0] == ["ID", "STATE", "RUNNING", "KINDS", "LABELS", "REGISTERED", "HEARTBEAT"]
+    assert (table[1][:3], "zone=a" in table[1]) == (["w1", "active", "1"], True)
+    assert json.loads(data_of("agents", "-o", "json", url=database_url)) == {"items": [agent.to_dict()]}
+    assert data_of("agents", "--all", "-o", "name", url=database_url) == "w1\nw2\n"
+
+
 # --- cancel, delete --------------------------------------------------------------------------------
 
 
