@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from solti_store.retry import RetryPolicy as RetryPolicy
     from solti_store.rules.outcome import Outcome as Outcome
     from solti_store.rules.retention import Retention as Retention
+    from solti_store.rules.why import Why as Why
+    from solti_store.rules.why import WhyReason as WhyReason
     from solti_store.store import AsyncTaskStore as AsyncTaskStore
     from solti_store.store import TaskStore as TaskStore
 
@@ -73,6 +75,7 @@ _HOMES = {
     "solti_store.retry": "RetryPolicy",
     "solti_store.rules.outcome": "Outcome",
     "solti_store.rules.retention": "Retention",
+    "solti_store.rules.why": "Why WhyReason",
     "solti_store.store": "AsyncTaskStore TaskStore",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}

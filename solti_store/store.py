@@ -22,6 +22,7 @@ from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
 from solti_store.ops import agents, attempts, label_index, listing, schema, tasks
 from solti_store.ops import retention as retaining
+from solti_store.ops import why as explaining
 from solti_store.retry import Effect, RetryPolicy
 from solti_store.rules.retention import Retention
 from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Mode, Pooled, Runner
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from solti_store.ops.retention import Pruned
     from solti_store.ops.rows import Claim
     from solti_store.rules.outcome import Outcome
+    from solti_store.rules.why import Why
 
 __all__ = ["DEFAULT_LEASE", "AsyncTaskStore", "TaskStore"]
 
@@ -288,6 +290,14 @@ class TaskStore:
         """
         return self._run(tasks.runs, READ, task_id, limit=limit)
 
+    def why(self, task_id: str) -> Why:
+        """Why a task does not run, or that it does: one reason, as a value and as a sentence.
+
+        Raises:
+            NotFound: There is no task of this id.
+        """
+        return self._run(explaining.why, READ, task_id)
+
     # --- agents and attempts ---
 
     def register(
@@ -518,6 +528,10 @@ class AsyncTaskStore:
     async def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """As `TaskStore.runs`."""
         return await self._run(tasks.runs, READ, task_id, limit=limit)
+
+    async def why(self, task_id: str) -> Why:
+        """As `TaskStore.why`."""
+        return await self._run(explaining.why, READ, task_id)
 
     # --- agents and attempts ---
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from solti_store.model import Task, TaskPage, TaskQuery
     from solti_store.store import TaskStore
 
-__all__ = ["OutputOption", "cancel", "delete", "get", "list_", "runs"]
+__all__ = ["OutputOption", "cancel", "delete", "get", "list_", "runs", "why"]
 
 PHASES = ("pending", "running", "succeeded", "failed", "timeout", "canceled", "exhausted")
 KINDS = ("subprocess", "wasm", "container", "embedded")
@@ -213,6 +213,18 @@ class _Listing:
             *([] if first.prev_cursor is None else [f"there are others before: --cursor {first.prev_cursor}"]),
             *([] if last.next_cursor is None else [f"there are more: --cursor {last.next_cursor}"]),
         ]
+
+
+def why(context: typer.Context, task_id: TaskArgument, output: OutputOption = Output.TABLE) -> None:
+    """Say why a task does not run, or that it does."""
+    from solti_store.cli.render import one_line  # noqa: PLC0415
+
+    with open_store(context) as store:
+        found = store.why(task_id)
+    if output is Output.JSON:
+        emit(found.to_json() + "\n")
+    else:
+        emit(f"{found.reason if output is Output.NAME else one_line(found.message)}\n")
 
 
 def runs(

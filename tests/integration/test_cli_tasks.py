@@ -253,6 +253,15 @@ def test_agents_are_a_table_names_or_a_document(database_url: str) -> None:
     assert data_of("agents", "--all", "-o", "name", url=database_url) == "w1\nw2\n"
 
 
+def test_why_is_a_sentence_a_word_or_a_document(database_url: str) -> None:
+    fill(database_url, ["t"])
+    assert data_of("why", "t", url=database_url) == "no worker is live\n"
+    assert data_of("why", "t", "-o", "name", url=database_url) == "noWorker\n"
+    document = json.loads(data_of("why", "t", "-o", "json", url=database_url))
+    assert (document["id"], document["reason"], document["message"]) == ("t", "noWorker", "no worker is live")
+    assert run_cli("why", "u", url=database_url).returncode == 3
+
+
 # --- cancel, delete --------------------------------------------------------------------------------
 
 

@@ -1,0 +1,191 @@
+"""Why a task does not run: one reason, in one sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from pydantic import Field
+
+from solti_store.model import AgentId, LabelRequirement, TaskId, TaskPhase, Timestamp, Value, requirements_of
+from solti_store.model._base import is_empty, is_none
+from solti_store.model.scalars import U64, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from solti_store.model import RunnerSelector
+
+__all__ = ["Facts", "Unfit", "Why", "WhyReason", "Worker", "why"]
+
+# How many workers a message names; the value has them all.
+_NAMED: Final = 5
+
+
+class WhyReason(StrEnum):
+    """What keeps a task from running, or that nothing does."""
+
+    RUNNING = "running"
+    CANCELING = "canceling"
+    RESTARTING = "restarting"
+    NO_WORKER = "noWorker"
+    DUE = "due"
+    FINAL = "final"
+
+
+class Unfit(Value):
+    """A live worker that may not run a task.
+
+    Attributes:
+        agent: Its name.
+        lacks: The first thing that it lacks: the kind, or the requirement on its labels with what it has instead.
+    """
+
+    agent: AgentId
+    lacks: Text
+
+
+class Why(Value):
+    """Why a task does not run, or that it does.
+
+    Attributes:
+        id: The task.
+        reason: The reason.
+        message: The same as a sentence.
+        at: `running`, `canceling`: since when; `restarting`, `due`: when it is due; `final`: when it ended.
+        agent: Who runs it; None when it was started by hand.
+        ahead: `due`: how many tasks of its kind and runner selector were due before it, counted up to 1000.
+        unfit: `noWorker`: the live workers, and what each lacks; at most 100.
+    """
+
+    id: TaskId
+    reason: WhyReason
+    message: Text
+    at: Timestamp
+    agent: AgentId | None = Field(default=None, exclude_if=is_none)
+    ahead: U64 | None = Field(default=None, exclude_if=is_none)
+    unfit: tuple[Unfit, ...] = Field(default=(), exclude_if=is_empty)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A live worker: name, kinds and labels."""
+
+    id: str
+    kinds: Collection[str]
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the store knows of a task at one moment.
+
+    Attributes:
+        id: Its id.
+        phase: Its phase.
+        attempt: Its attempt.
+        error: The error of that.
+        updated_at: When it was changed last.
+        due_at: When it may start; None when it may not.
+        started_at: When the running attempt began.
+        agent: Who runs it.
+        cancel_requested_at: When somebody asked for it to be stopped.
+        now: The database's time.
+        kind: Its kind.
+        selector: Which workers may run it.
+        ahead: How many tasks of its route are due before it.
+        workers: The live workers.
+    """
+
+    id: str
+    phase: TaskPhase
+    attempt: int
+    error: str | None
+    updated_at: datetime
+    due_at: datetime | None
+    started_at: datetime | None
+    agent: str | None
+    cancel_requested_at: datetime | None
+    now: datetime
+    kind: str
+    selector: RunnerSelector
+    ahead: int
+    workers: Sequence[Worker]
+
+
+def why(facts: Facts) -> Why:
+    """The reason, from the facts."""
+    if facts.started_at is not None:
+        return _running(facts, facts.started_at)
+    if facts.due_at is None:
+        attempts = "1 attempt" if facts.attempt == 1 else f"{facts.attempt} attempts"
+        message = f"final: {facts.phase} at {_at(facts.updated_at)} after {attempts}{_error(facts)}"
+        return _why(facts, WhyReason.FINAL, message, facts.updated_at)
+    if facts.due_at > facts.now:
+        ended = f"attempt {facts.attempt} ended {facts.phase}{_error(facts)}"
+        message = f"waits until {_at(facts.due_at)} for its restart: {ended}"
+        return _why(facts, WhyReason.RESTARTING, message, facts.due_at)
+    unfit = tuple(Unfit(agent=AgentId(one.id), lacks=lacks) for one in facts.workers if (lacks := _lacks(facts, one)))
+    if len(unfit) == len(facts.workers):
+        named = "; ".join(f"{one.agent} lacks {one.lacks}" for one in unfit[:_NAMED])
+        others = f"; and {len(unfit) - _NAMED} others" if len(unfit) > _NAMED else ""
+        message = f"no live worker may run it: {named}{others}" if unfit else "no worker is live"
+        return _why(facts, WhyReason.NO_WORKER, message, facts.due_at, unfit=unfit)
+    before = "it is the next of its kind and selector" if not facts.ahead else f"{facts.ahead} like it are before it"
+    message = f"due since {_at(facts.due_at)}, waits for a free worker; {before}"
+    return _why(facts, WhyReason.DUE, message, facts.due_at, ahead=facts.ahead)
+
+
+def _running(facts: Facts, started_at: datetime) -> Why:
+    where = f"on {facts.agent}" if facts.agent else "by hand"
+    message = f"running {where} since {_at(started_at)}, attempt {facts.attempt}"
+    agent = AgentId(facts.agent) if facts.agent else None
+    if facts.cancel_requested_at is None:
+        return _why(facts, WhyReason.RUNNING, message, started_at, agent=agent)
+    message += f"; asked to stop at {_at(facts.cancel_requested_at)}"
+    return _why(facts, WhyReason.CANCELING, message, started_at, agent=agent)
+
+
+def _lacks(facts: Facts, worker: Worker) -> str | None:
+    if facts.kind not in worker.kinds:
+        return f"the kind {facts.kind}"
+    for requirement in requirements_of(facts.selector):
+        if not requirement.matches(worker.labels):
+            return f"{requirement} ({_has(requirement, worker)})"
+    return None
+
+
+def _has(requirement: LabelRequirement, worker: Worker) -> str:
+    value = worker.labels.get(requirement.key)
+    return f"no {requirement.key}" if value is None else f"has {requirement.key}={value}"
+
+
+def _why(
+    facts: Facts,
+    reason: WhyReason,
+    message: str,
+    at: datetime,
+    *,
+    agent: AgentId | None = None,
+    ahead: int | None = None,
+    unfit: tuple[Unfit, ...] = (),
+) -> Why:
+    return Why(
+        id=TaskId(facts.id),
+        reason=reason,
+        message=message,
+        at=Timestamp.from_datetime(at),
+        agent=agent,
+        ahead=ahead,
+        unfit=unfit,
+    )
+
+
+def _error(facts: Facts) -> str:
+    return "" if facts.error is None else f": {facts.error}"
+
+
+def _at(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,74 @@
+"""The statement that asks why a task does not run."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Text, and_, bindparam, cast, func, literal_column, select, tuple_
+
+from solti_store.sql.driver import Prepared
+from solti_store.sql.tables import agents, routes, task_runs, task_status, tasks
+from solti_store.sql.types import NOW
+
+__all__ = ["AHEAD_MAX", "SELECT_FACTS"]
+
+AHEAD_MAX = 1000
+_WORKERS_MAX = 100
+
+_most_ahead = literal_column(str(AHEAD_MAX), BigInteger)
+_most_workers = literal_column(str(_WORKERS_MAX), BigInteger)
+
+_other = task_status.alias("other")
+_before = (
+    select(_other.c.seq)
+    .where(
+        _other.c.route == task_status.c.route,
+        _other.c.due_at.is_not(None),
+        tuple_(_other.c.due_at, _other.c.seq) < tuple_(task_status.c.due_at, task_status.c.seq),
+    )
+    .order_by(_other.c.due_at, _other.c.seq)
+    .limit(_most_ahead)
+    .correlate(task_status)
+    .subquery("before")
+)
+_ahead = select(func.count()).select_from(_before).scalar_subquery()
+_live = (
+    select(agents.c.id, agents.c.kinds, agents.c.labels)
+    .where(agents.c.closed_at.is_(None), agents.c.expires_at >= NOW)
+    .order_by(agents.c.seq)
+    .limit(_most_workers)
+    .subquery("live")
+)
+_each = func.json_build_array(_live.c.id, _live.c.kinds, _live.c.labels)
+_workers = select(func.coalesce(func.json_agg(_each), literal_column("'[]'"))).scalar_subquery()
+
+#: All that bears on whether a task runs, in one snapshot.
+SELECT_FACTS = Prepared(
+    select(
+        tasks.c.id,
+        tasks.c.kind,
+        task_status.c.phase,
+        task_status.c.attempt,
+        task_status.c.error,
+        task_status.c.updated_at,
+        task_status.c.due_at,
+        task_status.c.cancel_requested_at,
+        task_runs.c.started_at,
+        task_runs.c.agent_id,
+        NOW.label("moment"),
+        cast(routes.c.selector, Text).label("selector"),
+        _ahead.label("ahead"),
+        cast(_workers, Text).label("workers"),
+    )
+    .select_from(
+        tasks.join(task_status, task_status.c.seq == tasks.c.seq)
+        .outerjoin(routes, routes.c.id == task_status.c.route)
+        .outerjoin(
+            task_runs,
+            and_(
+                task_runs.c.seq == task_status.c.seq,
+                task_runs.c.attempt == task_status.c.attempt,
+                task_runs.c.finished_at.is_(None),
+            ),
+        )
+    )
+    .where(tasks.c.id == bindparam("task_id", type_=Text()))
+)
