@@ -349,6 +349,10 @@ class TaskStore:
         """The attempts that the agent runs, by the store's books, with their tasks' present specs."""
         return self._run(attempts.held, READ, agent)
 
+    def held_keys(self, agent: Agent) -> frozenset[tuple[int, int]]:
+        """The `seq` and `attempt` of what the agent runs, by the store's books: `held` without the specs."""
+        return self._run(attempts.held_keys, READ, agent)
+
     def start(self, task_id: str, agent: Agent | None = None) -> Claim:
         """Start an attempt of this task, whatever its phase and policies.
 
@@ -561,6 +565,10 @@ class AsyncTaskStore:
     async def held(self, agent: Agent) -> Sequence[Claim]:
         """As `TaskStore.held`."""
         return await self._run(attempts.held, READ, agent)
+
+    async def held_keys(self, agent: Agent) -> frozenset[tuple[int, int]]:
+        """As `TaskStore.held_keys`."""
+        return await self._run(attempts.held_keys, READ, agent)
 
     async def start(self, task_id: str, agent: Agent | None = None) -> Claim:
         """As `TaskStore.start`."""

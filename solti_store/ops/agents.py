@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from solti_store.errors import AgentLost, Invalid
+from solti_store.errors import AgentLost, Invalid, ModelError
 from solti_store.model import TASK_KINDS, AgentId, AgentState, AgentStatus, KindName, Labels, Timestamp
 from solti_store.ops import arguments
 from solti_store.rules.routing import serves
@@ -133,6 +133,10 @@ def require_open(conn: Connection, agent: Agent, *, now: datetime | None = None)
 def routes_of(conn: Connection, agent: Agent) -> list[UUID]:
     """The routes whose tasks the agent may run; asks the database only for routes not judged before."""
     for row in sql.SELECT_NEW_ROUTES.all(conn, {"known": list(agent.judged)}):
-        agent.judged[row.id] = serves(agent.kinds, agent.labels, kind=row.kind, selector=row.selector)
+        try:
+            agent.judged[row.id] = serves(agent.kinds, agent.labels, kind=row.kind, selector=row.selector)
+        except ModelError:
+            # Of a newer version, perhaps: for its workers.
+            agent.judged[row.id] = False
     # Copied first: threads may share the agent, and another may be judging.
     return [route for route, mine in list(agent.judged.items()) if mine]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from solti_store.ops.agents import Agent
     from solti_store.ops.rows import Claim
 
-__all__ = ["Reaped", "claim", "finish_many", "held", "reap", "sign_off", "start"]
+__all__ = ["Reaped", "claim", "finish_many", "held", "held_keys", "reap", "sign_off", "start"]
 
 
 MAX_GRACE = timedelta(days=365)
@@ -56,18 +56,23 @@ class Reaped:
 
 def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = None) -> list[Claim]:
     """Start up to `limit` due tasks that the agent may run, the longest due first."""
-    routes = routes_of(conn, agent)
-    asked: dict[str, Any] = {"agent_seq": agent.seq, "routes": routes, "now": now}
+    asked: dict[str, Any] = {"agent_seq": agent.seq, "routes": routes_of(conn, agent), "now": now}
     most = arguments.limit(limit)
+    # Again, if none of those could be read: nothing claimed would mean nothing due. They are final now.
+    while picked := _pick(conn, asked, most):
+        if claims := _readable(conn, _start(conn, picked, agent, now), now):
+            return claims
+    require_open(conn, agent, now=now)
+    return []
+
+
+def _pick(conn: Connection, asked: dict[str, Any], limit: int) -> list[int]:
     # Of a single route, the rest is all there is, and in order.
-    picked = [row.seq for row in sql.PICK.all(conn, asked | {"limit": most})] if len(routes) > 1 else []
-    if len(picked) < most:
-        rest = sql.PICK_REST.all(conn, asked | {"limit": most - len(picked), "picked": picked})
+    picked = [row.seq for row in sql.PICK.all(conn, asked | {"limit": limit})] if len(asked["routes"]) > 1 else []
+    if len(picked) < limit:
+        rest = sql.PICK_REST.all(conn, asked | {"limit": limit - len(picked), "picked": picked})
         picked += [row.seq for row in rest]
-    if not picked:
-        require_open(conn, agent, now=now)
-        return []
-    return _readable(conn, _start(conn, picked, agent, now), now)
+    return picked
 
 
 def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime | None = None) -> Claim:
@@ -78,8 +83,10 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
     seq = act(conn, sql.PICK_BY_ID, {"task_id": str(checked)})
     if seq is None:
         raise AlreadyRunning(checked, attempt=get(conn, checked).status.attempt)
-    (started,) = _start(conn, [seq.seq], agent, now)
-    return rows.claim(started)
+    # In a savepoint: of a spec that cannot be read, a caller's transaction must not keep a running attempt.
+    with conn.begin_nested():
+        (started,) = _start(conn, [seq.seq], agent, now)
+        return rows.claim(started)
 
 
 def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: datetime | None) -> list[Row]:
@@ -116,6 +123,11 @@ def _readable(conn: Connection, started: Sequence[Row], now: datetime | None) ->
 def held(conn: Connection, agent: Agent) -> list[Claim]:
     """The attempts that the agent runs, by the store's books."""
     return [rows.claim(row) for row in sql.SELECT_HELD.all(conn, {"agent_seq": agent.seq})]
+
+
+def held_keys(conn: Connection, agent: Agent) -> frozenset[tuple[int, int]]:
+    """The seqs and attempts that the agent runs, by the store's books."""
+    return frozenset((row.seq, row.attempt) for row in sql.SELECT_HELD_KEYS.all(conn, {"agent_seq": agent.seq}))
 
 
 # --- closing ------------------------------------------------------------------------------------
@@ -192,18 +204,26 @@ def _close(conn: Connection, closing: Sequence[tuple[Row, _Verdict]], now: datet
 def _follow(row: Row, policy: Row, outcome: Outcome) -> restart.Next:
     try:
         restarting, backoff = RestartPolicy.from_json(policy.restart), BackoffPolicy.from_json(policy.backoff)
+        max_retries = _max_retries(policy.max_retries)
     except ModelError:
         # Nobody knows when to try again, so nobody does.
-        restarting, backoff = RestartPolicy.never(), BackoffPolicy()
+        restarting, backoff, max_retries = RestartPolicy.never(), BackoffPolicy(), None
     return restart.after(
         outcome,
         restart=restarting,
         backoff=backoff,
-        max_retries=policy.max_retries,
+        max_retries=max_retries,
         failures=row.failures,
         cancel_requested=row.cancel_requested,
         uniform=random.uniform,
     )
+
+
+def _max_retries(document: str | None) -> int | None:
+    retries = None if document is None else json.loads(document)
+    if retries is None or (isinstance(retries, int) and not isinstance(retries, bool)):
+        return retries
+    raise Invalid(f"invalid model: maxRetries must be an integer, got {document}", field="maxRetries")
 
 
 def _refuse(conn: Connection, late: Sequence[tuple[Claim, Outcome]], now: datetime | None) -> list[LeaseLost | None]:

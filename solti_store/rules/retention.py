@@ -36,8 +36,8 @@ class Retention:
     def __post_init__(self) -> None:
         for field in fields(self):
             kept = getattr(self, field.name)
-            if kept is not None and not timedelta(0) <= kept <= _LONGEST:
+            if kept is not None and not (isinstance(kept, timedelta) and timedelta(0) <= kept <= _LONGEST):
                 raise Invalid(
-                    f"invalid model: retention of {field.name} must be from 0 to {_LONGEST}, got {kept}",
+                    f"invalid model: retention of {field.name} must be from 0 to {_LONGEST}, got {kept!r}",
                     field=field.name,
                 )

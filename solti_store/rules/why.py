@@ -123,7 +123,7 @@ def why(facts: Facts) -> Why:
         attempts = "1 attempt" if facts.attempt == 1 else f"{facts.attempt} attempts"
         message = f"final: {facts.phase} at {_at(facts.updated_at)} after {attempts}{_error(facts)}"
         return _why(facts, WhyReason.FINAL, message, facts.updated_at)
-    if facts.due_at > facts.now:
+    if facts.due_at > facts.now and facts.attempt:
         ended = f"attempt {facts.attempt} ended {facts.phase}{_error(facts)}"
         message = f"waits until {_at(facts.due_at)} for its restart: {ended}"
         return _why(facts, WhyReason.RESTARTING, message, facts.due_at)

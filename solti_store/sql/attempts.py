@@ -11,6 +11,7 @@ from sqlalchemy import (
     Numeric,
     Text,
     Uuid,
+    and_,
     bindparam,
     case,
     cast,
@@ -44,6 +45,7 @@ __all__ = [
     "PICK_BY_ID",
     "PICK_REST",
     "SELECT_HELD",
+    "SELECT_HELD_KEYS",
     "SELECT_HOLDERS",
     "SELECT_POLICIES",
     "SELECT_RUNS",
@@ -214,13 +216,15 @@ LOCK = Prepared(
 #: other. Whatever is left is found by the next one.
 #: Reads the whole index of running attempts, which is as small as the fleet's capacity; by deadline alone it would be
 #: one more index to write at every claim.
+_is_nowhere = and_(task_status.c.agent.is_not(None), agents.c.seq.is_(None))
 LOCK_ABANDONED = Prepared(
-    _locked.add_columns(agents.c.state.label("agent_state"))
+    _locked.add_columns(case((_is_nowhere, "lost"), else_=agents.c.state).label("agent_state"))
     .outerjoin(agents, agents.c.seq == task_status.c.agent)
     .where(
         task_status.c.deadline.is_not(None),
         or_(
             agents.c.closed_at.is_not(None),
+            _is_nowhere,
             task_status.c.deadline < NOW - bindparam("grace", type_=Interval()),
         ),
     )
@@ -246,7 +250,7 @@ SELECT_POLICIES = Prepared(
         tasks.c.id,
         cast(tasks.c.spec["restart"], Text).label("restart"),
         cast(tasks.c.spec["backoff"], Text).label("backoff"),
-        cast(tasks.c.spec["maxRetries"].astext, BigInteger).label("max_retries"),
+        cast(tasks.c.spec["maxRetries"], Text).label("max_retries"),
         task_runs.c.agent_id,
         task_runs.c.started_at,
     )
@@ -405,6 +409,13 @@ SELECT_HELD = Prepared(
     .join(task_runs, (task_runs.c.seq == task_status.c.seq) & (task_runs.c.attempt == task_status.c.attempt))
     .where(task_status.c.agent == _agent, task_status.c.deadline.is_not(None))
     .order_by(task_status.c.seq)
+)
+
+#: The same attempts, and no more of them than which they are.
+SELECT_HELD_KEYS = Prepared(
+    select(task_status.c.seq, task_status.c.attempt).where(
+        task_status.c.agent == _agent, task_status.c.deadline.is_not(None)
+    )
 )
 
 _latest_runs = (

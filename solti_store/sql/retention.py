@@ -1,6 +1,7 @@
 """Statements that delete what is over and old, a bounded batch each.
 
-All skip what others hold, so any number of them run beside each other and beside everybody else, and wait for nobody.
+All skip what others hold, so any number of them run beside each other and beside everybody else. Only the runs of a
+deleted task may have to be waited for, while another call deletes some of them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ _limit = bindparam("limit", type_=BigInteger())
 #: Locks final tasks that have not changed since, the oldest first.
 LOCK_OLD_TASKS = Prepared(
     select(task_status.c.seq)
+    .join(tasks, tasks.c.seq == task_status.c.seq)
     .where(FINAL, task_status.c.updated_at < _until)
     .order_by(task_status.c.updated_at)
     .limit(_limit)
-    .with_for_update(skip_locked=True)
+    # The task's own row too, which somebody else's table may refer to, or its delete would wait.
+    .with_for_update(of=[task_status, tasks], skip_locked=True)
 )
 
 _chosen = func.any(array_param("seqs", "bigint"))
@@ -62,9 +65,16 @@ DELETE_RUNS = Prepared(
     .returning(task_runs.c.seq)
 )
 
+_left = select(task_status.c.seq).where(task_status.c.agent == agents.c.seq, task_status.c.deadline.is_not(None))
 _old_agents = (
     select(agents.c.seq)
-    .where(agents.c.closed_at < _until)
+    .where(
+        agents.c.closed_at < _until,
+        # What it left and nobody has reaped yet would be nobody's.
+        ~select(task_status.c.seq)
+        .where(task_status.c.agent == agents.c.seq, task_status.c.deadline.is_not(None))
+        .exists(),
+    )
     .order_by(agents.c.closed_at)
     .limit(_limit)
     .with_for_update(skip_locked=True)

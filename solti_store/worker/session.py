@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from solti_store.errors import AgentLost, OutcomeUnknown, SoltiStoreError
+from solti_store.errors import AgentLost, ModelError, OutcomeUnknown, SoltiStoreError
 from solti_store.model import Subprocess
 from solti_store.rules.outcome import Outcome
 from solti_store.worker.events import Started
@@ -91,10 +91,10 @@ class Session:
             await self._lease.open()
             await self._reap()
             async with asyncio.TaskGroup() as self._group:
-                keepers = [
-                    self._group.create_task(keep)
-                    for keep in (self._lease.keep(), self._reporter.keep(), self._keep_house(), self._keep_index())
-                ]
+                keeping = [self._lease.keep(), self._reporter.keep(), self._keep_house(), self._keep_index()]
+                if self._settings.retention is not None:
+                    keeping.append(self._keep_pruned(self._settings.retention))
+                keepers = [self._group.create_task(keep) for keep in keeping]
                 await self._claim_all(until_idle=until_idle)
                 await self._until(self._is_done)
                 for keeper in keepers:
@@ -188,16 +188,22 @@ class Session:
         mine = set(self._running)
         try:
             async with asyncio.timeout(self._lease.seconds):
-                held = {(claim.seq, claim.attempt): claim for claim in await self._store.held(agent)}
+                held = await self._store.held_keys(agent)
+                unknown = {key for key in held - mine if not self._reporter.holds(*key)}
+                claims = await self._store.held(agent) if unknown else ()
         except OUTAGES as error:
             logger.warning("could not compare with the store's books: %s", error)
             return False
+        except ModelError as error:
+            logger.warning("could not take on an attempt whose spec cannot be read: %s", error)
+            claims = ()
         self._books_suspect = False
-        for key, claim in held.items():
+        for claim in claims:
+            key = (claim.seq, claim.attempt)
             if key not in mine and key not in self._running and not self._reporter.holds(*key):
                 logger.warning("attempt %d of '%s' is taken on late", claim.attempt, claim.task_id)
                 self._start(agent, claim)
-        for key in mine - set(held):
+        for key in mine - held:
             if key in self._running:
                 # Its task was deleted, or the store ended it at its deadline.
                 self._running[key].kill(Outcome.failed("the attempt is over for the store"))
@@ -255,20 +261,23 @@ class Session:
         while True:
             await asyncio.sleep(jittered(self._lease.seconds / 2))
             await self._reap()
-            await self._prune()
             async with self._books:
                 # Not only after a claim without an answer: its COMMIT may take effect later than the look at the
                 # books that follows it.
                 if (agent := self._lease.agent) is not None:
                     await self._compare(agent)
 
-    async def _prune(self) -> None:
-        retention = self._settings.retention
-        try:
-            while retention is not None and not (await self._store.prune(retention)).is_complete:
-                pass
-        except OUTAGES as error:
-            logger.warning("could not prune: %s", error)
+    async def _keep_pruned(self, retention: Retention) -> None:
+        """Delete what is over and old; until cancelled. Apart from the rest, which a long backlog would hold up."""
+        while True:
+            await asyncio.sleep(jittered(self._lease.seconds / 2))
+            try:
+                is_complete = False
+                while not is_complete:
+                    async with asyncio.timeout(self._lease.seconds):
+                        is_complete = (await self._store.prune(retention)).is_complete
+            except OUTAGES as error:
+                logger.warning("could not prune: %s", error)
 
     async def _keep_index(self) -> None:
         """Have the index of labels follow the tasks; until cancelled."""

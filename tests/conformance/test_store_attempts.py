@@ -424,6 +424,8 @@ def test_agents_are_listed_with_their_state_and_what_they_run(store: TaskStore, 
         ("{labels}", '{"a": 5}'),
         ("{restart}", '{"type": "always", "intervalMs": "often"}'),
         ("{runnerSelector}", "[]"),
+        ("{maxRetries}", "1.5"),
+        ("{maxRetries}", "1e20"),
     ],
 )
 def test_a_spec_that_cannot_be_read_fails_alone(store: TaskStore, database_url: str, path: str, value: str) -> None:
@@ -436,7 +438,9 @@ def test_a_spec_that_cannot_be_read_fails_alone(store: TaskStore, database_url: 
         )
         connection.execute(poison, {"path": path, "value": value})
     agent = store.register("w")
-    assert [claim.task_id for claim in store.claim(agent, limit=10)] == ["before", "after"]
+    assert [claim.task_id for claim in store.claim(agent, limit=1)] == ["before"]
+    # One that is claimed alone does not look like nothing to do.
+    assert [claim.task_id for claim in store.claim(agent, limit=1)] == ["after"]
     assert store.claim(agent, limit=10) == []
     with engine.begin() as connection:
         status = connection.execute(
@@ -465,4 +469,24 @@ def test_an_attempt_whose_policies_became_unreadable_is_not_retried(store: TaskS
     store.finish(claim, Outcome.failed("no"))
     with engine.begin() as connection:
         assert connection.execute(text("SELECT phase, due_at FROM solti.task_status")).one() == ("failed", None)
+    engine.dispose()
+
+
+def test_what_an_agent_runs_is_told_without_the_specs(store: TaskStore) -> None:
+    store.create_many([(f"t-{n}", spec()) for n in range(3)])
+    agent = store.register("w")
+    claims = store.claim(agent, limit=2)
+    assert store.held_keys(agent) == {(claim.seq, claim.attempt) for claim in claims}
+    assert store.held_keys(store.register("w")) == frozenset()
+
+
+def test_a_route_that_cannot_be_read_is_for_others(store: TaskStore, database_url: str) -> None:
+    store.create("a", spec())
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        selector = """'{"matchLabels": {"a": 5}}'"""
+        connection.exec_driver_sql(
+            f"INSERT INTO solti.routes (id, kind, selector) VALUES (gen_random_uuid(), 'subprocess', {selector})"
+        )
+    assert [claim.task_id for claim in store.claim(store.register("w"))] == ["a"]
     engine.dispose()

@@ -120,6 +120,20 @@ def test_closed_agents_go_and_leave_their_names(
     store.heartbeat(there)
 
 
+def test_an_agent_stays_until_what_it_left_is_reaped(store: TaskStore, database: psycopg.Connection[Any]) -> None:
+    agent = store.register("w")
+    store.create_many([(f"t-{n}", spec()) for n in range(3)])
+    store.claim(agent, limit=3)
+    database.execute("UPDATE solti.agents SET state = 'lost', closed_at = now() - interval '9 days'")
+    assert store.prune().agents == 0
+    assert len(store.reap(limit=2)) == 2
+    assert store.prune().agents == 0
+    # Even of one whose row is gone.
+    database.execute("DELETE FROM solti.agents")
+    (reaped,) = store.reap()
+    assert (reaped.agent, reaped.phase) == ("w", TaskPhase.FAILED)
+
+
 def test_a_batch_is_bounded_and_says_so(store: TaskStore, database: psycopg.Connection[Any]) -> None:
     store.create_many([(f"t-{n}", spec()) for n in range(5)])
     for n in range(5):
@@ -129,9 +143,9 @@ def test_a_batch_is_bounded_and_says_so(store: TaskStore, database: psycopg.Conn
     assert [(pruned.tasks, pruned.is_complete) for pruned in counts] == [(2, False), (2, False), (1, True)]
 
 
-@pytest.mark.parametrize("kept", [timedelta(microseconds=-1), timedelta(days=10**6)])
+@pytest.mark.parametrize("kept", [timedelta(microseconds=-1), timedelta(days=10**6), 5, "30d"])
 @pytest.mark.parametrize("field", ["tasks", "runs", "agents"])
-def test_a_time_that_cannot_be_is_refused(field: str, kept: timedelta) -> None:
+def test_a_time_that_cannot_be_is_refused(field: str, kept: Any) -> None:
     with pytest.raises(Invalid, match=f"retention of {field} must be from 0 to") as caught:
         Retention(**{field: kept})
     assert caught.value.field == field

@@ -154,3 +154,15 @@ def test_a_connection_without_a_transaction_is_refused(engine: Engine) -> None:
     ):
         store.using(connection).create("a", spec())
     assert len(store.list()) == 0
+
+
+def test_a_start_that_fails_leaves_nothing_running(engine: Engine) -> None:
+    store = TaskStore(engine)
+    store.create("a", spec())
+    with engine.begin() as connection:
+        connection.execute(text('UPDATE solti.tasks SET spec = spec || \'{"labels": {"a"\\: 5}}\''))
+        with pytest.raises(Invalid):
+            store.using(connection).start("a")
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT phase FROM solti.task_status")) == "pending"
+        assert connection.scalar(text("SELECT count(*) FROM solti.task_runs")) == 0

@@ -298,3 +298,35 @@ def test_what_is_over_and_old_goes_beside_the_work(database_url: str) -> None:
                 await eventually(is_gone)
 
     asyncio.run(scenario())
+
+
+def test_a_spec_that_is_overwritten_under_it_stops_nothing(database_url: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with await AsyncTaskStore.open(database_url) as store:
+            for name in ("one", "two"):
+                await create(store, name, shell('touch "$2"; wait_for "$1"', tmp_path / "go", tmp_path / name))
+            async with working(Worker(store, "w", poll=BRIEFLY, lease=timedelta(seconds=0.5))):
+                await eventually((tmp_path / "one").exists)
+                await eventually((tmp_path / "two").exists)
+                async with store._owned.begin() as connection:  # type: ignore[union-attr]
+                    nonsense = "UPDATE solti.tasks SET spec = spec || '{\"labels\": {\"a\"\\: 5}}' WHERE id = 'one'"
+                    await connection.execute(text(nonsense))
+                # Long enough for it to look at the books, more than once.
+                beats = [agent.heartbeat_at for agent in await store.agents()]
+
+                async def looked() -> bool:
+                    now = [agent.heartbeat_at for agent in await store.agents()]
+                    return bool(now and beats) and now[0] - beats[0] > 1000
+
+                await eventually(looked)
+                (tmp_path / "go").touch()
+
+                async def both() -> bool:
+                    return [run.phase for name in ("one", "two") for run in await store.runs(name)] == [
+                        TaskPhase.SUCCEEDED,
+                        TaskPhase.SUCCEEDED,
+                    ]
+
+                await eventually(both)
+
+    asyncio.run(scenario())
