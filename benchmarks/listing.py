@@ -17,6 +17,7 @@ from psycopg import sql
 
 from benchmarks.arena import Arena, arena
 from benchmarks.replay import record
+from benchmarks.report import layout
 from solti_store import Subprocess, TaskPhase, TaskQuery, TaskSpec
 from solti_store.model import Selector
 from solti_store.ops import cursor
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 TASKS = 1_000_000
 ROUNDS = 30
 _BATCH = 10_000
+_CELL_CHARS = 60
 
 SELECTORS: dict[str, str] = {
     "half": "env=prod",
@@ -213,13 +215,8 @@ def report(wanted: list[Page], took: dict[int, list[float]], *, markdown: bool) 
         for number, page in enumerate(wanted)
     ]
     if markdown:
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines.insert(1, "|---|---|---|---|---:|---:|---:|")
-        return "\n".join(lines)
-    widths = [min(max(len(row[column]) for row in rows), 60) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell[:60].ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+        return layout(rows, rule="|---|---|---|---|---:|---:|---:|")
+    return layout([tuple(cell[:_CELL_CHARS] for cell in row) for row in rows], rule=None)
 
 
 @contextmanager

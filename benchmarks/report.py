@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from benchmarks.measure import Result
 
-__all__ = ["table"]
+__all__ = ["layout", "table"]
 
 _HEAD = (
     "operation",
@@ -32,13 +32,23 @@ def table(results: Sequence[Result], settings: Mapping[str, str], *, markdown: b
     about = "PostgreSQL " + ", ".join(
         value if name == "server_version" else f"{name}={value}" for name, value in settings.items()
     )
-    if markdown:
+    return f"{about}\n\n" + layout(rows, rule="|---|---:|---:|---:|---|---|---:|---:|---|---|" if markdown else None)
+
+
+def layout(rows: Sequence[tuple[str, ...]], *, rule: str | None) -> str:
+    """Rows, the first of them the head, in columns.
+
+    Args:
+        rows: The rows.
+        rule: What Markdown has under the head; None lays them out for the terminal.
+    """
+    if rule:
         lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines.insert(1, "|---|---:|---:|---:|---|---|---:|---:|---|---|")
-        return f"{about}\n\n" + "\n".join(lines)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return f"{about}\n\n" + "\n".join(lines)
+        return "\n".join([lines[0], rule, *lines[1:]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def _row(result: Result) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from solti_store.model import Command, Container, Script, Subprocess, Wasm
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from solti_store.model import AgentStatus, Task, TaskKind, TaskRun, Timestamp
+    from solti_store.model import AgentStatus, Task, TaskKind, TaskRun, Timestamp, Value
 
 __all__ = ["page_as_json", "show_agents", "show_runs", "show_task", "show_tasks", "what"]
 
@@ -81,11 +81,7 @@ def page_as_json(pages: Iterable[Sequence[Task]], tail: Callable[[], list[str]] 
 
 def show_runs(runs: Sequence[TaskRun], output: Output) -> None:
     """Write the runs of a task to stdout: a table, their numbers, or a document `{"items":[…]}`."""
-    if output is Output.NAME:
-        emit("".join(f"{run.attempt}\n" for run in runs))
-        return
-    if output is Output.JSON:
-        emit('{"items":[' + ",".join(run.to_json() for run in runs) + "]}\n")
+    if _emitted(runs, [run.attempt for run in runs], output):
         return
     if not runs:
         note("no runs")
@@ -117,11 +113,7 @@ def show_runs(runs: Sequence[TaskRun], output: Output) -> None:
 
 def show_agents(agents: Sequence[AgentStatus], output: Output) -> None:
     """Write agents to stdout: a table, their names, or a document `{"items":[…]}`."""
-    if output is Output.NAME:
-        emit("".join(f"{agent.id}\n" for agent in agents))
-        return
-    if output is Output.JSON:
-        emit('{"items":[' + ",".join(agent.to_json() for agent in agents) + "]}\n")
+    if _emitted(agents, [agent.id for agent in agents], output):
         return
     if not agents:
         note("no agents")
@@ -149,6 +141,15 @@ def show_agents(agents: Sequence[AgentStatus], output: Output) -> None:
         for agent in agents
     ]
     render.show_table(Table(columns, rows))
+
+
+def _emitted(items: Sequence[Value], names: Sequence[object], output: Output) -> bool:
+    """Write the forms that are not for people; whether one of them was asked for."""
+    if output is Output.NAME:
+        emit("".join(f"{name}\n" for name in names))
+    elif output is Output.JSON:
+        emit('{"items":[' + ",".join(item.to_json() for item in items) + "]}\n")
+    return output is not Output.TABLE
 
 
 def _show_rows(tasks: Sequence[Task]) -> None:

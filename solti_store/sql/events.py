@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Text, literal, null, select
 from sqlalchemy.dialects.postgresql import insert
 
-from solti_store.sql.tables import task_events, task_status, tasks
+from solti_store.sql.tables import LATEST, task_events, task_status, tasks
 
 if TYPE_CHECKING:
     from sqlalchemy import CTE
 
-__all__ = ["CHANGED", "event"]
+__all__ = ["CHANGED", "DELETING", "event"]
 
 #: What `event` needs to know of a task that was changed, for the RETURNING of the change.
 CHANGED = (
@@ -23,6 +23,9 @@ CHANGED = (
     task_status.c.phase,
     task_status.c.attempt,
 )
+
+#: The same of a task that is about to be deleted, as of now: nothing of it will be left to return.
+DELETING = (*(c for c in CHANGED if c is not task_status.c.updated_at), LATEST.label("updated_at"))
 
 
 def event(source: CTE, kind: str | ColumnElement[str], *, detail: ColumnElement[Any] | None = None) -> CTE:

@@ -19,11 +19,9 @@ from solti_store.sql.tables import agents, task_status, tasks
 from solti_store.sql.types import Instant, array_param, bigints_param
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sqlalchemy import Select
 
-__all__ = ["FILTERS", "Shape", "Walk", "estimate", "page", "scan", "total", "total_of", "walk"]
+__all__ = ["Shape", "Walk", "estimate", "page", "scan", "total", "total_of", "walk"]
 
 Walk: TypeAlias = Literal["created", "updated", "phases", "slot", "kind", "agent"]
 """An index to read candidates from: all tasks in one of the two orders, or those of a filter in order of creation."""
@@ -36,6 +34,7 @@ _end_at = bindparam("end_at", type_=Instant)
 _after_seq, _until_seq = bindparam("after_seq", type_=BigInteger()), bindparam("until_seq", type_=BigInteger())
 _limit = bindparam("limit", type_=BigInteger())
 _phases = array_param("phases", "text")
+_wanted = func.unnest(_phases).table_valued(column("phase", Text), name="wanted").render_derived()
 # Keeps a subquery apart: here the planner would join with a scan of a whole table, or walk through one in order.
 _ONE_BY_ONE: Final[ColumnElement[int]] = literal_column("0")
 
@@ -45,7 +44,7 @@ class Shape:
     """What a statement needs to know of a query.
 
     Attributes:
-        filters: Names in `FILTERS` and of parameters at the same time.
+        filters: The filters that are set, but that of labels, by the names of their parameters.
         labels: The selector's shape.
         by_update: In the order of the last change, not of creation.
         descending: In descending order.
@@ -69,8 +68,6 @@ _TASK_FILTERS: Final = {
     "created_since": tasks.c.created_at >= bindparam("created_since", type_=Instant),
     "created_before": tasks.c.created_at < bindparam("created_before", type_=Instant),
 }
-#: All filters but that of labels, by the names of their parameters.
-FILTERS: Final = frozenset(_STATUS_FILTERS | _TASK_FILTERS)
 
 
 def _of_status(shape: Shape) -> list[ColumnElement[bool]]:
@@ -102,22 +99,22 @@ def page(shape: Shape) -> Prepared:
     chosen = _any_candidate()
     if "phases" in shape.filters:
         # Which have the phase is asked of its index alone: 0.3 µs a candidate, where their rows cost 2.
-        wanted = func.unnest(_phases).table_valued(column("phase", Text), name="wanted").render_derived()
         other = task_status.alias("other")
-        having = select(other.c.seq).where(other.c.phase == wanted.c.phase, other.c.seq == chosen)
+        having = select(other.c.seq).where(other.c.phase == _wanted.c.phase, other.c.seq == chosen)
         each = having.offset(_ONE_BY_ONE).lateral("each")
-        status = status.where(seq == each.c.seq).select_from(wanted.join(each, literal_column("true")), task_status)
+        status = status.where(seq == each.c.seq).select_from(_wanted.join(each, literal_column("true")), task_status)
     else:
         status = status.where(seq == chosen)
     if shape.by_update:
-        here, after, until = tuple_(at, seq), tuple_(_after_at, _after_seq), tuple_(_until_at, _until_seq)
-        within = (here < after, here >= until) if shape.descending else (here > after, here <= until)
-        status = status.where(within[0], cast(_until_at, Instant).is_(None) | within[1])
+        here, until = tuple_(at, seq), tuple_(_until_at, _until_seq)
+        is_within = here >= until if shape.descending else here <= until
+        past = _past(here, tuple_(_after_at, _after_seq), descending=shape.descending)
+        status = status.where(past, cast(_until_at, Instant).is_(None) | is_within)
     else:
-        status = status.where(seq < _after_seq if shape.descending else seq > _after_seq)
+        status = status.where(_past(seq, _after_seq, descending=shape.descending))
     keys = (at, seq) if shape.by_update else (seq,)
     # The status first, of all at once. Then task by task, until the page is full.
-    found_status = status.order_by(*_ordered(keys, shape)).subquery("status")
+    found_status = status.order_by(*_ordered(*keys, descending=shape.descending)).subquery("status")
     found_task = (
         select(tasks.c.id, tasks.c.generation, tasks.c.created_at, cast(tasks.c.spec, Text).label("spec"))
         .where(tasks.c.seq == found_status.c.seq, *_of_task(shape))
@@ -127,7 +124,7 @@ def page(shape: Shape) -> Prepared:
     return Prepared(
         select(*found_status.c, *found_task.c)
         .select_from(found_status.join(found_task, literal_column("true")))
-        .order_by(*_ordered([found_status.c[key.name] for key in keys], shape))
+        .order_by(*_ordered(*(found_status.c[key.name] for key in keys), descending=shape.descending))
         .limit(_limit)
     )
 
@@ -138,8 +135,12 @@ def _any_candidate() -> ColumnElement[int]:
     return func.any(cast(select(bigints_param("candidates")).scalar_subquery(), ARRAY(BigInteger)))
 
 
-def _ordered(keys: Iterable[ColumnElement[Any]], shape: Shape) -> list[ColumnElement[Any]]:
-    return [key.desc() if shape.descending else key for key in keys]
+def _ordered(*keys: ColumnElement[Any], descending: bool) -> list[ColumnElement[Any]]:
+    return [key.desc() if descending else key for key in keys]
+
+
+def _past(here: ColumnElement[Any], after: ColumnElement[Any], *, descending: bool) -> ColumnElement[bool]:
+    return here < after if descending else here > after
 
 
 @cache
@@ -152,17 +153,16 @@ def walk(by: Walk, *, descending: bool) -> Prepared:
     if by == "phases":
         # One walk a phase, each bounded by the limit, then merged: `phase = ANY(...) ORDER BY seq` would read and
         # sort every task of these phases.
-        wanted = func.unnest(_phases).table_valued(column("phase", Text), name="wanted").render_derived()
-        single = select(task_status.c.seq).where(task_status.c.phase == wanted.c.phase)
+        single = select(task_status.c.seq).where(task_status.c.phase == _wanted.c.phase)
         each = _stretch(single, task_status.c.seq, descending=descending).lateral("each")
-        merged = select(each.c.seq).select_from(wanted.join(each, literal_column("true")))
-        return Prepared(merged.order_by(each.c.seq.desc() if descending else each.c.seq).limit(_limit))
+        merged = select(each.c.seq).select_from(_wanted.join(each, literal_column("true")))
+        return Prepared(merged.order_by(*_ordered(each.c.seq, descending=descending)).limit(_limit))
     if by == "updated":
-        at = task_status.c.updated_at
-        here, after = tuple_(at, task_status.c.seq), tuple_(_after_at, _after_seq)
-        within = (here < after, at >= _end_at) if descending else (here > after, at < _end_at)
-        order = (at.desc(), task_status.c.seq.desc()) if descending else (at, task_status.c.seq)
-        return Prepared(select(task_status.c.seq, at).where(*within).order_by(*order).limit(_limit))
+        at, seq = task_status.c.updated_at, task_status.c.seq
+        past = _past(tuple_(at, seq), tuple_(_after_at, _after_seq), descending=descending)
+        is_within = at >= _end_at if descending else at < _end_at
+        order = _ordered(at, seq, descending=descending)
+        return Prepared(select(seq, at).where(past, is_within).order_by(*order).limit(_limit))
     if by == "agent":
         # Apart, or the planner may go through all tasks in order until it has met enough of this agent's.
         running = (
@@ -188,8 +188,8 @@ def scan(labels: selectors.Shape, *, descending: bool) -> Prepared:
 
 
 def _stretch(every: Select[Any], seq: ColumnElement[int], *, descending: bool) -> Select[Any]:
-    past = seq < _after_seq if descending else seq > _after_seq
-    return every.where(past).order_by(seq.desc() if descending else seq).limit(_limit)
+    past = _past(seq, _after_seq, descending=descending)
+    return every.where(past).order_by(*_ordered(seq, descending=descending)).limit(_limit)
 
 
 _task = tasks.join(task_status, task_status.c.seq == tasks.c.seq)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Interval, bindparam, column, delete, func, select
 
 from solti_store.sql.driver import Prepared
-from solti_store.sql.events import CHANGED, event
-from solti_store.sql.tables import FINAL, LATEST, agents, task_runs, task_status, tasks
+from solti_store.sql.events import DELETING, event
+from solti_store.sql.tables import FINAL, agents, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, array_param
 
 __all__ = ["DELETE_AGENTS", "DELETE_RUNS", "DELETE_TASKS", "LOCK_OLD_RUNS", "LOCK_OLD_TASKS"]
@@ -31,7 +31,7 @@ LOCK_OLD_TASKS = Prepared(
 
 _chosen = func.any(array_param("seqs", "bigint"))
 _old = (
-    select(*(c for c in CHANGED if c is not task_status.c.updated_at), LATEST.label("updated_at"))
+    select(*DELETING)
     .select_from(tasks.join(task_status, task_status.c.seq == tasks.c.seq))
     .where(task_status.c.seq == _chosen)
     .cte("old")
@@ -71,9 +71,7 @@ _old_agents = (
     .where(
         agents.c.closed_at < _until,
         # What it left and nobody has reaped yet would be nobody's.
-        ~select(task_status.c.seq)
-        .where(task_status.c.agent == agents.c.seq, task_status.c.deadline.is_not(None))
-        .exists(),
+        ~_left.exists(),
     )
     .order_by(agents.c.closed_at)
     .limit(_limit)

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 
 from solti_store.sql.driver import Prepared
-from solti_store.sql.events import CHANGED, event
+from solti_store.sql.events import CHANGED, DELETING, event
 from solti_store.sql.tables import LATEST, routes, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param, json_param
 
@@ -267,10 +267,7 @@ CANCEL = Prepared(
 )
 
 _held = (
-    select(
-        *(c for c in CHANGED if c is not task_status.c.updated_at),
-        LATEST.label("updated_at"),
-    )
+    select(*DELETING)
     .select_from(_task)
     .where(tasks.c.id == _id, _as_expected)
     # The status row first, as every other writer takes it; the cascade from tasks alone would meet a

@@ -8,13 +8,10 @@ from solti_store.sql.driver import Prepared
 from solti_store.sql.tables import agents, routes, task_runs, task_status, tasks
 from solti_store.sql.types import NOW
 
-__all__ = ["AHEAD_MAX", "SELECT_FACTS"]
+__all__ = ["SELECT_FACTS"]
 
-AHEAD_MAX = 1000
-_WORKERS_MAX = 100
-
-_most_ahead = literal_column(str(AHEAD_MAX), BigInteger)
-_most_workers = literal_column(str(_WORKERS_MAX), BigInteger)
+_most_ahead = literal_column("1000", BigInteger)
+_most_workers = literal_column("100", BigInteger)
 
 _other = task_status.alias("other")
 _before = (
