@@ -12,12 +12,11 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from servers import TestServer, choose_server
 from sqlalchemy import make_url
-from support import BlockingStore
+from support import BlockingStore, connect
 
 from solti_store import TaskStore
 from solti_store.embedded import EmbeddedServer
@@ -70,9 +69,8 @@ def pytest_unconfigure() -> None:
 
 
 def _execute(url: str, statement: str) -> None:
-    parsed = make_url(url).set(drivername="postgresql")
-    with psycopg.connect(parsed.render_as_string(hide_password=False), autocommit=True) as connection:
-        connection.execute(statement)
+    with connect(url) as connection:
+        connection.execute(statement.encode())
 
 
 def _database(url: str, name: str) -> str:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import create_engine, text
+import psycopg
+from sqlalchemy import create_engine, make_url, text
 
 from solti_store import Agent, AsyncTaskStore, RestartPolicy, RunnerSelector, Subprocess, TaskSpec
 from solti_store.model import Labels
@@ -24,6 +25,12 @@ def retrying(**changes: Any) -> TaskSpec:
     """A small task that restarts on failure, at once."""
     backoff = spec().backoff.replace(first_ms=1, max_ms=1)
     return spec(restart=RestartPolicy.on_failure(), backoff=backoff, **changes)
+
+
+def connect(url: str) -> psycopg.Connection[Any]:
+    """A bare connection in autocommit mode, by an URL in SQLAlchemy's form; close it, or use it as a context."""
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    return psycopg.connect(plain, autocommit=True)
 
 
 class BlockingStore:

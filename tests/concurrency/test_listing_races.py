@@ -30,12 +30,6 @@ PASSES = 4
 
 
 @pytest.fixture
-def shared(database_url: str) -> Iterator[TaskStore]:
-    with TaskStore.open(database_url, pool_size=WRITERS, max_overflow=WRITERS) as opened:
-        yield opened
-
-
-@pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     made = create_engine(database_url)
     yield made

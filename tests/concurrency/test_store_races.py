@@ -32,16 +32,10 @@ from solti_store import (
 from solti_store.model import Slot, Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 WIDTH = 8
 ROUNDS = 20
-
-
-@pytest.fixture
-def shared(database_url: str) -> Iterator[TaskStore]:
-    with TaskStore.open(database_url, pool_size=WIDTH, max_overflow=WIDTH) as opened:
-        yield opened
 
 
 def at_once(calls: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -9,10 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
-from sqlalchemy import make_url
-from support import spec
+from support import connect, spec
 
 from solti_store import Invalid, InvalidCursor, Outcome, TaskPhase, TaskQuery, TaskStore
 from solti_store.model import MAX_REQUIREMENTS, Labels, LabelSelector, Selector, Slot, Timestamp
@@ -30,8 +28,7 @@ def ids(store: TaskStore, **query: Any) -> list[str]:
 
 
 def execute(url: str, statement: str) -> None:
-    parsed = make_url(url).set(drivername="postgresql")
-    with psycopg.connect(parsed.render_as_string(hide_password=False), autocommit=True) as connection:
+    with connect(url) as connection:
         connection.execute(statement.encode())
 
 

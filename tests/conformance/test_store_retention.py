@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
-from support import retrying, silence, spec
+from support import connect, retrying, silence, spec
 
 from solti_store import Agent, Invalid, Outcome, Retention, TaskPhase, TaskStore
 from solti_store.rules.retention import MAX_RUNS
@@ -21,8 +20,7 @@ DAY = timedelta(days=1)
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    plain = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain, autocommit=True) as connection:
+    with connect(database_url) as connection:
         yield connection
 
 

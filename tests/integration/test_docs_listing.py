@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
-from support import spec
+from support import connect, spec
 
 from solti_store import Selector, TaskStore
 from solti_store.model import Labels
@@ -32,8 +31,7 @@ def connection(database_url: str) -> Iterator[psycopg.Connection]:
     with TaskStore.open(database_url) as store:
         labelled = [*LABELS, *({k: v for k, v in one.items() if k != "env"} for one in LABELS[:8]), {}, {"prio": "12"}]
         store.create_many([(f"t-{n}", spec(labels=Labels(one))) for n, one in enumerate(labelled)])
-    url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(url, autocommit=True) as opened:
+    with connect(database_url) as opened:
         yield opened
 
 

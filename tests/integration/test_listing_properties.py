@@ -10,8 +10,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import make_url
-from support import spec
+from support import connect, spec
 
 from solti_store import Outcome, TaskQuery, TaskStore
 from solti_store.model import Labels, Selector
@@ -169,8 +168,7 @@ class Registry:
 
 @pytest.fixture
 def registry(database_url: str) -> Iterator[Registry]:
-    plain = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with TaskStore.open(database_url) as store, psycopg.connect(plain, autocommit=True) as connection:
+    with TaskStore.open(database_url) as store, connect(database_url) as connection:
         yield Registry(store, connection)
 
 

@@ -6,11 +6,10 @@ import asyncio
 import warnings
 from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 from proxy import Proxy, When
 from sqlalchemy import create_engine, make_url, text
-from support import retrying, spec
+from support import connect, retrying, spec
 
 from solti_store import (
     AsyncTaskStore,
@@ -168,8 +167,7 @@ def test_connections_that_died_while_idle_cost_no_operation(database_url: str) -
 
 
 def _terminate_others(url: str) -> None:
-    parsed = make_url(url).set(drivername="postgresql")
-    with psycopg.connect(parsed.render_as_string(hide_password=False), autocommit=True) as connection:
+    with connect(url) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import create_engine
+from support import connect
 from workers import create, eventually, is_alive, shell, working, written
 
 from solti_store.engine import open_async_engine
@@ -179,8 +179,7 @@ def test_an_idle_worker_finds_at_its_claim_that_it_is_lost(database_url: str) ->
 
 def cut_connections(url: str) -> int:
     """End every other connection to this database; how many there were."""
-    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain, autocommit=True) as connection:
+    with connect(url) as connection:
         ended = connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
