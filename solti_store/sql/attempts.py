@@ -31,6 +31,7 @@ from solti_store.rules.retention import MAX_RUNS
 from solti_store.sql.agents import HOLDER
 from solti_store.sql.driver import Prepared
 from solti_store.sql.events import CHANGED, event
+from solti_store.sql.slots import is_waited_for
 from solti_store.sql.tables import LATEST, agents, task_events, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, array_param
 
@@ -115,7 +116,7 @@ PICK_REST = Prepared(
 
 #: Locks the task `id` unless it is running.
 PICK_BY_ID = Prepared(
-    select(task_status.c.seq)
+    select(task_status.c.seq, task_status.c.slot)
     .join(tasks, tasks.c.seq == task_status.c.seq)
     .where(tasks.c.id == _id, task_status.c.phase != "running")
     .with_for_update(of=task_status)
@@ -137,6 +138,7 @@ _started = (
         exit_code=None,
         error=None,
         due_at=None,
+        queue_key=None,
         agent=_agent,
         deadline=_later(LATEST, cast(tasks.c.spec["timeout"].astext, Numeric)),
     )
@@ -306,6 +308,8 @@ _closed = (
     )
     .returning(
         *CHANGED,
+        task_status.c.slot,
+        task_status.c.due_at,
         _done.c.run_phase,
         _done.c.exit_code,
         _done.c.error,
@@ -324,9 +328,14 @@ _run_closed = (
     .cte("run_closed")
 )
 
-#: Closes a batch of running attempts: run, status and event of each. A row for each that was closed.
+#: Closes a batch of running attempts: run, status and event of each. A row for each that was closed, with its slot if
+#: that is free now and somebody waits for it.
 CLOSE = Prepared(
-    select(_closed.c.seq, _closed.c.attempt).add_cte(
+    select(
+        _closed.c.seq,
+        _closed.c.attempt,
+        case((_closed.c.due_at.is_(None) & is_waited_for(_closed.c.slot), _closed.c.slot)).label("free_slot"),
+    ).add_cte(
         _run_closed,
         event(
             _closed,

@@ -81,6 +81,7 @@ def test_what_get_prints_can_be_submitted_under_another_id(database_url: str, tm
     file.write_text(document)
     taken = run_cli("submit", "-f", str(file), url=database_url)
     assert (taken.returncode, taken.stdout, taken.stderr) == (4, "", "error: task 't' already exists\n")
+    data_of("cancel", "t", url=database_url)  # which leaves its slot
     copy = Task.from_json(data_of("submit", "copy", "-f", str(file), "-o", "json", url=database_url))
     assert (copy.id, copy.spec) == ("copy", Task.from_json(document).spec)
 
@@ -176,7 +177,7 @@ def test_list_filters_by_phase_slot_and_kind(database_url: str) -> None:
 def test_list_filters_by_labels_agent_and_time_in_either_order(database_url: str) -> None:
     with TaskStore.open(database_url) as store:
         for name, env in (("a", "prod"), ("b", "dev"), ("c", "prod")):
-            store.create(name, TaskSpec.builder("s", Subprocess.command("true"), 5000).labels({"env": env}).build())
+            store.create(name, TaskSpec.builder(name, Subprocess.command("true"), 5000).labels({"env": env}).build())
         store.start("b", store.register("w1"))
     start = datetime.now(UTC)
 
