@@ -40,7 +40,8 @@ def logs(
     if stdout and stderr:
         raise UsageError("--stdout and --stderr exclude each other: without them both are shown")
     with open_store(context) as store:
-        runs = store.runs(task_id, limit=1000)
+        # Of the latest two at least one has ended, if any has. More only if need be: their output comes along.
+        runs = store.runs(task_id, limit=2 if attempt is None else 1000)
     run = next((run for run in reversed(runs) if not run.is_active and attempt in (None, run.attempt)), None)
     if run is None:
         return _without(task_id, runs, attempt)

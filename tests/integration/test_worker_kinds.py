@@ -16,6 +16,7 @@ from workers import create, eventually, shell, working
 
 from solti_store.errors import Invalid
 from solti_store.model import Container, Embedded, RestartPolicy, Runtime, Subprocess, TaskPhase, Wasm
+from solti_store.rules.outcome import Outcome
 from solti_store.store import AsyncTaskStore
 from solti_store.worker import (
     ContainerRunner,
@@ -29,6 +30,7 @@ from solti_store.worker import (
     WorkerEvent,
     WorkerReport,
 )
+from solti_store.worker.reporting import Reporter
 
 if TYPE_CHECKING:
     from solti_store.worker import Runner
@@ -120,6 +122,29 @@ def test_so_much_output_is_kept_as_is_asked_for(tail: int, database_url: str) ->
             assert (await Worker(store, "w", output_tail=tail).run(until_idle=True)).succeeded == 1
             (run,) = await store.runs("t")
             assert run.stdout == ("45\n" if tail else None)
+
+    asyncio.run(scenario())
+
+
+def test_a_backlog_of_long_output_is_reported_in_pieces(database_url: str) -> None:
+    async def scenario() -> None:
+        async with await AsyncTaskStore.open(database_url) as store:
+            agent = await store.register("w")
+            for number in range(50):
+                await create(store, f"t{number}", Subprocess.command("true"))
+            claims = await store.claim(agent, limit=50)
+            told: list[int] = []
+            reporter = Reporter(
+                store,
+                patience_s=60,
+                tell=lambda _: None,
+                on_change=lambda: told.append(reporter.report(reaped=0).finished),
+            )
+            for claim in claims:
+                reporter.add(claim, Outcome.succeeded().with_output("x" * 100_000, "x" * 100_000))
+            while reporter.waiting:
+                await reporter.send()
+            assert told == [20, 40, 50]
 
     asyncio.run(scenario())
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -210,6 +213,24 @@ def test_a_thread_that_does_not_listen_is_abandoned_and_says_so() -> None:
         await eventually(control.remains.done)
 
     asyncio.run(scenario())
+
+
+def test_an_abandoned_thread_does_not_keep_the_process() -> None:
+    text = """
+import asyncio, threading
+from workers import claim_of, terms
+from solti_store.model import Embedded
+from solti_store.worker import Control, EmbeddedRunner
+async def main():
+    runner = EmbeddedRunner({"slot": lambda call: threading.Event().wait()})
+    print(await runner.run(claim_of(Embedded(), 5), Control(), terms(5, grace_s=0.01)))
+asyncio.run(main())
+"""
+    folder = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", text], cwd=folder, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "timed out after 5ms" in done.stdout
 
 
 def test_a_coroutine_that_does_not_listen_is_abandoned_too() -> None:
