@@ -67,13 +67,31 @@ def test_values_are_not_on_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["DOCKER_HOST", "LD_PRELOAD", "PATH", "HOME", "https_proxy", "CONTAINERS_CONF", "GODEBUG", "MINE"]
+    "name",
+    [
+        "DOCKER_HOST",
+        "LD_PRELOAD",
+        "PATH",
+        "HOME",
+        "https_proxy",
+        "CONTAINER_HOST",
+        "CONTAINERS_CONF",
+        "GODEBUG",
+        "MINE",
+    ],
 )
 def test_what_the_command_line_would_heed_does_not_reach_it(name: str) -> None:
     own = {"MINE": "own"}
     call = invocation("docker", Container.image("i").spec, name="n", variables={name: "x y"}, own=own)
     assert call.argv[5:] == ["--env", f"{name}=x y", "--", "i"]
     assert call.env == own
+
+
+@pytest.mark.parametrize(
+    "name", ["GOOGLE_API_KEY", "USER_TOKEN", "CONTAINER_SECRET", "PATH_TO", "AWS_SECRET_ACCESS_KEY"]
+)
+def test_what_only_looks_like_it_stays_off_the_command_line(name: str) -> None:
+    assert argv_of(Container.image("i"), **{name: "secret"}) == ["--env", name, "--", "i"]
 
 
 @pytest.mark.parametrize("name", ["", "A=B"])

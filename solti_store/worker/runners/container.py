@@ -48,11 +48,14 @@ _NOTICE_S = 2.0
 _GONE = re.compile("no such container|already in progress", re.IGNORECASE)
 
 # What the command lines of docker and podman, the Go runtime they are written in, or the dynamic loader read from
-# their own environment, or hand to helpers.
+# their own environment. No wider than that: a value that is on this list can be read by everybody on the machine, so
+# GO.* for Go's own would give away GOOGLE_API_KEY. What credential helpers read (AWS_…) is not here either.
 _HEEDED = re.compile(
-    r"(DOCKER|BUILD|COMPOSE|CONTAINER|PODMAN|STORAGE|REGISTRY|CNI|NETAVARK|OTEL|GO|LD_|GLIBC|MALLOC|GCONV|LOC|NSS|RES_"
-    r"|SSL_|SSH_|GPG|XDG_|DBUS|LISTEN_|NOTIFY_|TMP|TEMP|PATH$|HOME$|USER|LOGNAME|LANG|LC_|TERM|TZ|NO_COLOR|CLICOLOR"
-    r"|_|(HTTPS?|FTP|ALL|NO)_PROXY$)",
+    r"(DOCKER|BUILDKIT|BUILDX|COMPOSE|CONTAINERS|PODMAN|CNI|NETAVARK|OTEL|LD|LC|GLIBC|MALLOC|XDG|DBUS|LISTEN)_.*"
+    r"|CONTAINER_(HOST|SSHKEY|CONNECTION|PROXY|TLS.*)|STORAGE_(DRIVER|OPTS|CONF)|REGISTRY_AUTH_FILE|_CONTAINERS_.*"
+    r"|GO(DEBUG|GC|MAXPROCS|MEMLIMIT|TRACEBACK|COVERDIR|RACE)|GCONV_PATH|LOCPATH|RES_OPTIONS|HOSTALIASES|LOCALDOMAIN"
+    r"|SSL_CERT_(FILE|DIR)|SSH_(AUTH_SOCK|ASKPASS)|GNUPGHOME|NOTIFY_SOCKET|PATH|HOME|USER|LOGNAME|TMPDIR|LANG|LANGUAGE"
+    r"|TERM|TZ|TZDIR|NO_COLOR|(HTTPS?|FTP|ALL|NO)_PROXY",
     re.IGNORECASE,
 )
 
@@ -100,7 +103,7 @@ def invocation(
     for key, value in variables.items():
         if not key or "=" in key:
             raise ValueError(f"{key!r} cannot be the name of an environment variable")
-        if key in own or _HEEDED.match(key):
+        if key in own or _HEEDED.fullmatch(key):
             argv += ["--env", f"{key}={value}"]
         else:
             argv += ["--env", key]
