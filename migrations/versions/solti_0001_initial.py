@@ -97,11 +97,15 @@ TABLES = (
         exit_code    integer,
         agent        bigint,
         agent_id     text COLLATE "C",
+        stdout       text,
+        stderr       text,
         CONSTRAINT pk_task_runs PRIMARY KEY (seq, attempt),
         CONSTRAINT ck_task_runs_attempt CHECK (attempt BETWEEN 1 AND 4294967295),
         CONSTRAINT ck_task_runs_phase
             CHECK (phase IN ('running', 'succeeded', 'failed', 'timeout', 'canceled')),
-        CONSTRAINT ck_task_runs_finished_at CHECK ((phase = 'running') = (finished_at IS NULL))
+        CONSTRAINT ck_task_runs_finished_at CHECK ((phase = 'running') = (finished_at IS NULL)),
+        CONSTRAINT ck_task_runs_stdout CHECK (octet_length(stdout) BETWEEN 1 AND 196608),
+        CONSTRAINT ck_task_runs_stderr CHECK (octet_length(stderr) BETWEEN 1 AND 196608)
     )
     """,
     """

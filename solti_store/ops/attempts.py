@@ -191,6 +191,8 @@ def _close(conn: Connection, closing: Sequence[tuple[Row, _Verdict]], now: datet
             "run_phases": [outcome.phase.value for outcome in outcomes],
             "exit_codes": [outcome.exit_code for outcome in outcomes],
             "errors": [outcome.error for outcome in outcomes],
+            "stdouts": [outcome.stdout or None for outcome in outcomes],
+            "stderrs": [outcome.stderr or None for outcome in outcomes],
             "phases": [following.phase.value for following in followed],
             "streaks": [following.failures for following in followed],
             "delays": [

@@ -271,6 +271,8 @@ _done = (
         array_param("errors", "text"),
         array_param("streaks", "bigint"),
         array_param("delays", "bigint"),
+        array_param("stdouts", "text"),
+        array_param("stderrs", "text"),
     )
     .table_valued(
         column("seq", BigInteger),
@@ -281,6 +283,8 @@ _done = (
         column("error", Text),
         column("failures", BigInteger),
         column("delay", BigInteger),
+        column("stdout", Text),
+        column("stderr", Text),
         name="done",
     )
     .render_derived()
@@ -313,6 +317,8 @@ _closed = (
         _done.c.run_phase,
         _done.c.exit_code,
         _done.c.error,
+        _done.c.stdout,
+        _done.c.stderr,
     )
     .cte("closed")
 )
@@ -324,6 +330,8 @@ _run_closed = (
         finished_at=func.greatest(task_runs.c.started_at, _closed.c.updated_at),
         exit_code=_closed.c.exit_code,
         error=_closed.c.error,
+        stdout=_closed.c.stdout,
+        stderr=_closed.c.stderr,
     )
     .cte("run_closed")
 )
@@ -435,6 +443,8 @@ _latest_runs = (
         task_runs.c.finished_at,
         task_runs.c.error,
         task_runs.c.exit_code,
+        task_runs.c.stdout,
+        task_runs.c.stderr,
         task_runs.c.agent_id,
     )
     .where(task_runs.c.seq == tasks.c.seq)

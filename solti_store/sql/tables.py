@@ -206,12 +206,17 @@ task_runs = Table(
     # Incarnation and name: the name stays readable when the agent's row is gone.
     Column("agent", BigInteger),
     Column("agent_id", Text(collation="C")),
+    # The end of each, as far as the worker kept it: up to 64 KiB, of which no UTF-8 becomes thrice as long.
+    Column("stdout", Text),
+    Column("stderr", Text),
     CheckConstraint(f"attempt BETWEEN 1 AND {U32_MAX}", name="attempt"),
     CheckConstraint(
         "phase IN ('running', 'succeeded', 'failed', 'timeout', 'canceled')",
         name="phase",
     ),
     CheckConstraint("(phase = 'running') = (finished_at IS NULL)", name="finished_at"),
+    CheckConstraint("octet_length(stdout) BETWEEN 1 AND 196608", name="stdout"),
+    CheckConstraint("octet_length(stderr) BETWEEN 1 AND 196608", name="stderr"),
     Index(None, "started_at"),
 )
 

@@ -119,6 +119,37 @@ def test_the_same_outcome_again_is_silent_and_another_is_refused(store: TaskStor
     assert store.get("a") == done
 
 
+def test_output_is_kept_with_the_run(store: TaskStore) -> None:
+    agent = store.register("w")
+    store.create("a", retrying())
+    store.finish(store.start("a", agent), Outcome.failed("x").with_output("é\n\x1b[1m", ""))
+    store.finish(store.start("a", agent), Outcome.succeeded(0).with_output("o" * 196_608, "\ufffd" * 65_536))
+    store.start("a", agent)
+    assert [(run.stdout, run.stderr) for run in store.runs("a")] == [
+        ("é\n\x1b[1m", None),
+        ("o" * 196_608, "\ufffd" * 65_536),
+        (None, None),
+    ]
+    assert "stdout" not in store.get("a").to_json()
+
+
+def test_output_is_no_part_of_the_same_outcome_again(store: TaskStore) -> None:
+    store.create("a", spec())
+    (claim,) = store.claim(store.register("w"))
+    store.finish(claim, Outcome.failed("x").with_output("first", None))
+    store.finish(claim, Outcome.failed("x").with_output("second", "more"))
+    (run,) = store.runs("a")
+    assert (run.stdout, run.stderr) == ("first", None)
+
+
+@pytest.mark.parametrize("text", ["o" * 196_609, "é" * 98_305, "a\0", "\ud800"])
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_output_that_cannot_be_stored_is_invalid(name: str, text: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        Outcome.succeeded().with_output(**{"stdout": None, "stderr": None, name: text})
+    assert refused.value.field == name
+
+
 def test_a_late_finish_learns_who_holds_the_task_now(store: TaskStore) -> None:
     store.create("a", retrying("a"))
     first = store.start("a")
