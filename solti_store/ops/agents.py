@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from solti_store.errors import AgentLost, Invalid, ModelError
 from solti_store.model import TASK_KINDS, AgentId, AgentState, AgentStatus, KindName, Labels, Timestamp
 from solti_store.ops import arguments
+from solti_store.rules.claim_cursor import ClaimCursor
 from solti_store.rules.routing import serves
 from solti_store.sql import agents as sql
 
@@ -38,6 +39,7 @@ class Agent:
         labels: What runner selectors see of it.
         lease: How long it may be silent before its attempts are taken away.
         judged: Routes seen so far, and whether they are this agent's: a cache, private to the package.
+        cursor: Where its claims begin; private likewise.
     """
 
     id: AgentId
@@ -45,7 +47,8 @@ class Agent:
     kinds: frozenset[KindName]
     labels: Labels
     lease: timedelta
-    judged: dict[UUID, bool] = field(repr=False, compare=False)
+    judged: dict[UUID, bool] = field(default_factory=dict, repr=False, compare=False)
+    cursor: ClaimCursor = field(default_factory=ClaimCursor, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def register(
             "now": now,
         },
     ).seq
-    return Agent(checked, seq, frozenset(kinds), checked_labels, lease, {})
+    return Agent(checked, seq, frozenset(kinds), checked_labels, lease)
 
 
 def heartbeat(conn: Connection, agent: Agent, *, now: datetime | None = None) -> list[CancelRequest]:
@@ -124,10 +127,17 @@ def _status(row: Row) -> AgentStatus:
     )
 
 
-def require_open(conn: Connection, agent: Agent, *, now: datetime | None = None) -> None:
-    """Lock the agent against being closed, until the transaction ends; `AgentLost` when its lease is over."""
-    if sql.HOLDER.one_or_none(conn, {"agent_seq": agent.seq, "now": now}) is None:
+def require_open(conn: Connection, agent: Agent, *, now: datetime | None = None) -> datetime:
+    """Lock the agent against being closed, until the transaction ends; `AgentLost` when its lease is over.
+
+    Returns:
+        The database's time.
+    """
+    row = sql.HOLDER.one_or_none(conn, {"agent_seq": agent.seq, "now": now})
+    if row is None:
         raise AgentLost(agent.id)
+    moment: datetime = row.moment
+    return moment
 
 
 def routes_of(conn: Connection, agent: Agent) -> list[UUID]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
@@ -26,6 +27,7 @@ from solti_store.sql.driver import Row
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+    from uuid import UUID
 
     from sqlalchemy import Connection
 
@@ -59,23 +61,46 @@ class Reaped:
 
 def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = None) -> list[Claim]:
     """Start up to `limit` due tasks that the agent may run, the longest due first."""
-    asked: dict[str, Any] = {"agent_seq": agent.seq, "routes": routes_of(conn, agent), "now": now}
     most = arguments.limit(limit)
+    routes = routes_of(conn, agent)
     # Again, if none of those could be read: nothing claimed would mean nothing due. They are final now.
-    while picked := _pick(conn, asked, most):
+    while picked := _pick(conn, agent, routes, most, now):
         if claims := _readable(conn, _start(conn, picked, agent, now), now):
             return claims
-    require_open(conn, agent, now=now)
+    moment = require_open(conn, agent, now=now)
+    if now is None:
+        agent.cursor.found_nothing(routes, moment)
     return []
 
 
-def _pick(conn: Connection, asked: dict[str, Any], limit: int) -> list[int]:
-    # Of a single route, the rest is all there is, and in order.
-    picked = [row.seq for row in sql.PICK.all(conn, asked | {"limit": limit})] if len(asked["routes"]) > 1 else []
-    if len(picked) < limit:
-        rest = sql.PICK_REST.all(conn, asked | {"limit": limit - len(picked), "picked": picked})
-        picked += [row.seq for row in rest]
+def _pick(conn: Connection, agent: Agent, routes: list[UUID], limit: int, now: datetime | None) -> list[int]:
+    """Lock due tasks: from where the agent's cursor says, or all there are."""
+    cursor = agent.cursor
+    # A test's own time is not what the cursor goes by.
+    whole = now is not None or cursor.wants_all()
+    picked = _look(conn, agent, routes, limit, whole=whole, now=now)
+    if not picked and not whole and cursor.all_is_cheap:
+        picked = _look(conn, agent, routes, limit, whole=True, now=now)
     return picked
+
+
+def _look(
+    conn: Connection, agent: Agent, routes: list[UUID], limit: int, *, whole: bool, now: datetime | None
+) -> list[int]:
+    cursor = agent.cursor
+    asked = {"agent_seq": agent.seq, "routes": routes, "since": cursor.since(routes, whole=whole), "now": now}
+    began = time.perf_counter()
+    # Of a single route, the rest is all there is, and in order.
+    picked = sql.PICK.all(conn, asked | {"limit": limit}) if len(routes) > 1 else []
+    if len(picked) < limit:
+        seqs = [row.seq for row in picked]
+        picked += sql.PICK_REST.all(conn, asked | {"limit": limit - len(picked), "picked": seqs})
+    if whole:
+        cursor.looked_at_all(time.perf_counter() - began)
+    if picked and now is None:
+        found = [(row.route, row.due_at) for row in picked]
+        cursor.found(found, routes, picked[-1].moment, all_there_is=len(picked) < limit)
+    return [row.seq for row in picked]
 
 
 def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime | None = None) -> Claim:

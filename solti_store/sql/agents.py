@@ -56,7 +56,7 @@ REGISTER = Prepared(
 #: KEY SHARE lets its own heartbeat pass, while whoever closes the agent (FOR UPDATE) has to wait: no attempt can be
 #: handed to an incarnation that was just closed.
 HOLDER = Prepared(
-    select(agents.c.seq)
+    select(agents.c.seq, NOW.label("moment"))
     .where(agents.c.seq == _agent, agents.c.closed_at.is_(None), agents.c.expires_at >= NOW)
     .with_for_update(key_share=True, read=True)
 )

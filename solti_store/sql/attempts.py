@@ -33,7 +33,7 @@ from solti_store.sql.driver import Prepared
 from solti_store.sql.events import CHANGED, event
 from solti_store.sql.slots import is_waited_for
 from solti_store.sql.tables import LATEST, agents, task_events, task_runs, task_status, tasks
-from solti_store.sql.types import NOW, array_param
+from solti_store.sql.types import NOW, Instant, array_param
 
 __all__ = [
     "CLOSE",
@@ -67,21 +67,36 @@ def _later(moment: ColumnElement[Any], milliseconds: ColumnElement[Any]) -> Colu
 
 _holder = HOLDER.statement.cte("holder")
 _due = (task_status.c.due_at.is_not(None), task_status.c.due_at <= NOW)
-_route = func.unnest(array_param("routes", "uuid")).table_valued(column("id", Uuid), name="mine").render_derived()
+# Each route from where its due tasks may begin (`solti_store.rules.claim_cursor`).
+_route = (
+    func.unnest(array_param("routes", "uuid"), array_param("since", "timestamptz"))
+    .table_valued(column("id", Uuid), column("since", Instant), name="mine")
+    .render_derived()
+)
 _oldest = (
     select(task_status.c.due_at)
-    .where(task_status.c.route == _route.c.id, *_due)
+    .where(task_status.c.route == _route.c.id, *_due, task_status.c.due_at >= _route.c.since)
     .order_by(task_status.c.due_at, task_status.c.seq)
     .limit(_limit)
     .lateral("oldest")
 )
 # The oldest of each route, merged: how many of the batch come from where. Looked at before anything is locked, for a
 # lock on `limit` rows of every route would keep from other workers what this one then leaves behind.
-_merged = select(_route.c.id.label("route")).join(_oldest, true()).order_by(_oldest.c.due_at).limit(_limit).subquery()
-_share = select(_merged.c.route, func.count().label("share")).group_by(_merged.c.route).cte("share")
+_merged = (
+    select(_route.c.id.label("route"), _route.c.since)
+    .join(_oldest, true())
+    .order_by(_oldest.c.due_at)
+    .limit(_limit)
+    .subquery()
+)
+_share = (
+    select(_merged.c.route, _merged.c.since, func.count().label("share"))
+    .group_by(_merged.c.route, _merged.c.since)
+    .cte("share")
+)
 _free = (
     select(task_status.c.seq, task_status.c.due_at)
-    .where(task_status.c.route == _share.c.route, *_due)
+    .where(task_status.c.route == _share.c.route, *_due, task_status.c.due_at >= _share.c.since)
     .order_by(task_status.c.due_at, task_status.c.seq)
     .limit(_share.c.share)
     .with_for_update(skip_locked=True)
@@ -93,15 +108,20 @@ _agent_is_open = select(_holder.c.seq).exists()
 #: Locks up to `limit` due tasks of `routes` for an open agent, and says which, the longest due first. May find fewer
 #: than there are: a route's share counts rows that others have locked. `PICK_REST` finds those.
 PICK = Prepared(
-    select(_free.c.seq)
+    select(_free.c.seq, _free.c.due_at, _share.c.route, NOW.label("moment"))
     .select_from(_share.join(_free, true()))
     .where(_agent_is_open)
     .order_by(_free.c.due_at, _free.c.seq)
 )
 
 _unlocked = (
-    select(task_status.c.seq)
-    .where(task_status.c.route == _route.c.id, *_due, task_status.c.seq != func.all(array_param("picked", "bigint")))
+    select(task_status.c.seq, task_status.c.due_at)
+    .where(
+        task_status.c.route == _route.c.id,
+        *_due,
+        task_status.c.due_at >= _route.c.since,
+        task_status.c.seq != func.all(array_param("picked", "bigint")),
+    )
     .order_by(task_status.c.due_at, task_status.c.seq)
     .limit(_limit)
     .with_for_update(skip_locked=True)
@@ -111,7 +131,10 @@ _unlocked = (
 #: The same, route after route instead of merged, past those `picked` already: misses nothing that is not locked, and
 #: locks no more than it returns.
 PICK_REST = Prepared(
-    select(_unlocked.c.seq).select_from(_route.join(_unlocked, true())).where(_agent_is_open).limit(_limit)
+    select(_unlocked.c.seq, _unlocked.c.due_at, _route.c.id.label("route"), NOW.label("moment"))
+    .select_from(_route.join(_unlocked, true()))
+    .where(_agent_is_open)
+    .limit(_limit)
 )
 
 #: Locks the task `id` unless it is running.

@@ -67,18 +67,19 @@ def bigints_param(name: str) -> Cast[Any]:
     return cast(bindparam(name, type_=_Bigints()), ARRAY(BigInteger))
 
 
-_ELEMENTS: dict[str, type[TypeEngine[Any]]] = {
+_ELEMENTS: dict[str, TypeEngine[Any] | type[TypeEngine[Any]]] = {
     "bigint": BigInteger,
     "boolean": Boolean,
     "integer": Integer,
     "text": Text,
+    "timestamptz": Instant,
     "uuid": Uuid,
 }
 
 
 def array_param(name: str, element: str) -> Cast[Any]:
     """A bound array; one prepared statement serves every length, where `IN` would need one each."""
-    return cast(bindparam(name, type_=BinaryArray()), ARRAY(_ELEMENTS.get(element) or Instant))
+    return cast(bindparam(name, type_=BinaryArray()), ARRAY(_ELEMENTS[element]))
 
 
 def json_param(name: str) -> Cast[Any]:
