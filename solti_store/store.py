@@ -324,6 +324,7 @@ class TaskStore:
         kinds: Collection[KindName] = TASK_KINDS,
         labels: Mapping[str, str] = {},
         lease: timedelta = DEFAULT_LEASE,
+        capacity: int | None = None,
     ) -> Agent:
         """Open a new incarnation of an agent, which may then claim.
 
@@ -332,8 +333,9 @@ class TaskStore:
             kinds: The kinds of task it runs.
             labels: What runner selectors see of it.
             lease: How long it may go without a heartbeat before its attempts are taken away.
+            capacity: How many attempts it takes on at the same time: for those who look. It is the worker's to keep.
         """
-        return self._run(agents.register, FENCED, agent_id, kinds=kinds, labels=labels, lease=lease)
+        return self._run(agents.register, FENCED, agent_id, kinds=kinds, labels=labels, lease=lease, capacity=capacity)
 
     def agents(self, *, closed: bool = False, after: int = 0, limit: int = MAX_LIMIT) -> Sequence[AgentStatus]:
         """The agents, in the order in which they registered, with how many attempts each runs.
@@ -353,8 +355,19 @@ class TaskStore:
         """
         return self._run(agents.heartbeat, FENCED, agent)
 
+    def drain(self, agent: Agent | AgentStatus) -> None:
+        """Hand the agent no more tasks, for good: it runs what it has, and signs off. By itself or by an operator.
+
+        Raises:
+            AgentLost: This incarnation was closed.
+        """
+        self._run(agents.drain, FENCED, agent)
+
     def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
-        """Start up to `limit` (1000) due tasks that the agent may run, the longest due first.
+        """Start up to `limit` (1000) due tasks that the agent may run, the longest due first; none if it drains.
+
+        Begins where the agent's last claim got to, and looks at all that is due for a twentieth of the time: a task
+        that became due late, by a transaction that took long, may have to wait for that.
 
         Raises:
             AgentLost: This incarnation was closed, or its lease is over.
@@ -574,9 +587,12 @@ class AsyncTaskStore:
         kinds: Collection[KindName] = TASK_KINDS,
         labels: Mapping[str, str] = {},
         lease: timedelta = DEFAULT_LEASE,
+        capacity: int | None = None,
     ) -> Agent:
         """As `TaskStore.register`."""
-        return await self._run(agents.register, FENCED, agent_id, kinds=kinds, labels=labels, lease=lease)
+        return await self._run(
+            agents.register, FENCED, agent_id, kinds=kinds, labels=labels, lease=lease, capacity=capacity
+        )
 
     async def agents(self, *, closed: bool = False, after: int = 0, limit: int = MAX_LIMIT) -> Sequence[AgentStatus]:
         """As `TaskStore.agents`."""
@@ -585,6 +601,10 @@ class AsyncTaskStore:
     async def heartbeat(self, agent: Agent) -> Sequence[CancelRequest]:
         """As `TaskStore.heartbeat`."""
         return await self._run(agents.heartbeat, FENCED, agent)
+
+    async def drain(self, agent: Agent | AgentStatus) -> None:
+        """As `TaskStore.drain`."""
+        await self._run(agents.drain, FENCED, agent)
 
     async def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
         """As `TaskStore.claim`."""

@@ -132,6 +132,7 @@ TABLES = (
         id             text COLLATE "C" NOT NULL,
         labels         jsonb NOT NULL,
         kinds          text[] COLLATE "C" NOT NULL,
+        capacity       integer,
         state          text COLLATE "C" NOT NULL,
         lease          interval NOT NULL,
         registered_at  timestamptz NOT NULL,
@@ -142,8 +143,9 @@ TABLES = (
             CHECK (octet_length(id) <= 128 AND id ~ '^[A-Za-z0-9._-]+$' AND id NOT IN ('.', '..')),
         CONSTRAINT ck_agents_labels CHECK (jsonb_typeof(labels) = 'object'),
         CONSTRAINT ck_agents_lease CHECK (lease > interval '0'),
-        CONSTRAINT ck_agents_state CHECK (state IN ('active', 'stopped', 'lost')),
-        CONSTRAINT ck_agents_closed_at CHECK ((state = 'active') = (closed_at IS NULL))
+        CONSTRAINT ck_agents_state CHECK (state IN ('active', 'draining', 'stopped', 'lost')),
+        CONSTRAINT ck_agents_capacity CHECK (capacity >= 1),
+        CONSTRAINT ck_agents_closed_at CHECK ((state IN ('active', 'draining')) = (closed_at IS NULL))
     )
     """,
     """

@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from solti_store.cli import db, tasks
-from solti_store.cli.agents import agents
+from solti_store.cli.agents import agents, drain
 from solti_store.cli.demo.command import demo
 from solti_store.cli.exits import Exit, PipeClosedError, report
 from solti_store.cli.logs import logs
 from solti_store.cli.session import Session
 from solti_store.cli.submit import SubmitCommand, submit
+from solti_store.cli.top import top
 from solti_store.cli.work import work
 
 __all__ = ["app", "run"]
@@ -77,6 +78,8 @@ app.command("why")(tasks.why)
 app.command("cancel")(tasks.cancel)
 app.command("delete")(tasks.delete)
 app.command("agents")(agents)
+app.command("drain")(drain)
+app.command("top")(top)
 app.command("work")(work)
 app.add_typer(db.app, name="db")
 

@@ -12,15 +12,15 @@ from solti_store.cli.render import PHASE_STYLES, Column, Output, Table, ago, ela
 from solti_store.model import Command, Container, Script, Subprocess, Wasm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from solti_store.model import AgentStatus, Task, TaskKind, TaskRun, Timestamp, Value
+    from solti_store.model import AgentStatus, Task, TaskKind, TaskPhase, TaskRun, Timestamp, Value
 
-__all__ = ["page_as_json", "show_agents", "show_runs", "show_task", "show_tasks", "what"]
+__all__ = ["page_as_json", "show_agents", "show_phases", "show_runs", "show_task", "show_tasks", "what"]
 
 _SUMMARY_CHARS = 60
 _PHASE = Column("PHASE", styles=PHASE_STYLES)
-_STATE_STYLES = {"active": "green", "silent": "yellow", "stopped": "dim", "lost": "red"}
+_STATE_STYLES = {"active": "green", "draining": "yellow", "silent": "yellow", "stopped": "dim", "lost": "red"}
 
 
 def what(kind: TaskKind, limit: int = _SUMMARY_CHARS) -> str:
@@ -132,7 +132,7 @@ def show_agents(agents: Sequence[AgentStatus], output: Output) -> None:
         (
             agent.id,
             agent.state.value,
-            str(agent.running),
+            str(agent.running) if agent.capacity is None else f"{agent.running}/{agent.capacity}",
             ",".join(agent.kinds),
             _pairs(agent.labels.items()) or "-",
             ago(agent.registered_at, now),
@@ -141,6 +141,12 @@ def show_agents(agents: Sequence[AgentStatus], output: Output) -> None:
         for agent in agents
     ]
     render.show_table(Table(columns, rows))
+
+
+def show_phases(counts: Mapping[TaskPhase, int | None]) -> None:
+    """Write to stdout about how many tasks are in each phase."""
+    columns = [Column(phase.value.upper(), is_number=True) for phase in counts]
+    render.show_table(Table(columns, [[f"{count or 0:,}" for count in counts.values()]]))
 
 
 def _emitted(items: Sequence[Value], names: Sequence[object], output: Output) -> bool:

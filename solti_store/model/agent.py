@@ -2,10 +2,12 @@
 
 from enum import StrEnum
 
-from solti_store.model._base import Value
+from pydantic import Field
+
+from solti_store.model._base import Value, is_none
 from solti_store.model.kind import KindName
 from solti_store.model.labels import Labels
-from solti_store.model.scalars import U64, AgentId, Timestamp
+from solti_store.model.scalars import U32, U64, AgentId, Timestamp
 
 __all__ = ["AgentState", "AgentStatus"]
 
@@ -14,6 +16,7 @@ class AgentState(StrEnum):
     """Whether a worker lives."""
 
     ACTIVE = "active"
+    DRAINING = "draining"
     SILENT = "silent"
     STOPPED = "stopped"
     LOST = "lost"
@@ -25,9 +28,10 @@ class AgentStatus(Value):
     Attributes:
         id: The worker's name, which other incarnations may bear too.
         seq: This incarnation.
-        state: `active`; `silent` once its lease is over, until somebody reaps it; `lost` then; `stopped` when it
-            signed off.
+        state: `active`; `draining` when it is to run what it has and take on no more; `silent` once its lease is over,
+            until somebody reaps it; `lost` then; `stopped` when it signed off.
         kinds: The kinds of task it runs, in alphabetical order.
+        capacity: How many attempts it takes on at the same time, by its own account; None when it did not say.
         labels: What runner selectors see of it.
         lease: How long it may be silent, in milliseconds.
         registered_at: When it began.
@@ -39,6 +43,7 @@ class AgentStatus(Value):
     seq: U64
     state: AgentState
     kinds: tuple[KindName, ...]
+    capacity: U32 | None = Field(default=None, exclude_if=is_none)
     labels: Labels
     lease: U64
     registered_at: Timestamp

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from solti_store.sql.driver import Row
 
-__all__ = ["Agent", "CancelRequest", "heartbeat", "list_agents", "register", "require_open", "routes_of"]
+__all__ = ["Agent", "CancelRequest", "drain", "heartbeat", "list_agents", "register", "require_open", "routes_of"]
 
 MAX_LEASE = timedelta(days=1)
 
@@ -71,6 +71,7 @@ def register(
     kinds: Collection[KindName],
     labels: Mapping[str, str],
     lease: timedelta,
+    capacity: int | None = None,
     now: datetime | None = None,
 ) -> Agent:
     """Open a new incarnation of an agent."""
@@ -85,6 +86,7 @@ def register(
             "agent_id": str(checked),
             "agent_labels": json.dumps(dict(checked_labels)),
             "agent_kinds": sorted(kinds),
+            "agent_capacity": None if capacity is None else arguments.capacity(capacity),
             "agent_lease": lease,
             "now": now,
         },
@@ -98,6 +100,12 @@ def heartbeat(conn: Connection, agent: Agent, *, now: datetime | None = None) ->
     if not found:
         raise AgentLost(agent.id)
     return [CancelRequest(row.task, row.attempt) for row in found if row.task is not None]
+
+
+def drain(conn: Connection, agent: Agent | AgentStatus) -> None:
+    """Hand the agent no more tasks."""
+    if sql.DRAIN.one_or_none(conn, {"agent_seq": agent.seq}) is None:
+        raise AgentLost(agent.id)
 
 
 def list_agents(
@@ -119,6 +127,7 @@ def _status(row: Row) -> AgentStatus:
         seq=row.seq,
         state=AgentState(row.state),
         kinds=tuple(sorted(row.kinds)),
+        capacity=row.capacity,
         labels=Labels(json.loads(row.labels)),
         lease=row.lease // timedelta(milliseconds=1),
         registered_at=Timestamp.from_datetime(row.registered_at),

@@ -10,8 +10,9 @@ from solti_store.model import MAX_LIMIT, Task
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["limit", "max_slot_queue", "position", "precondition"]
+__all__ = ["capacity", "limit", "max_slot_queue", "position", "precondition"]
 
+_CAPACITY_MAX = 2**31 - 1  # PostgreSQL's integer
 _VERSION_MAX = 2**63 - 1  # PostgreSQL's bigint
 
 
@@ -20,6 +21,15 @@ def limit(given: object) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise Invalid(f"invalid model: limit must be an integer of at least 1, got {given!r}", field="limit")
     return min(given, MAX_LIMIT)
+
+
+def capacity(given: object) -> int:
+    """How many attempts an agent runs at the same time."""
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= _CAPACITY_MAX:
+        raise Invalid(
+            f"invalid model: capacity must be an integer from 1 to {_CAPACITY_MAX}, got {given!r}", field="capacity"
+        )
+    return given
 
 
 def max_slot_queue(given: object) -> int:

@@ -2,9 +2,9 @@
 
 A claimed task leaves an entry behind in the claim index, and as long as some transaction may still see the old row (a
 report that runs for an hour holds all of them), no vacuum removes it. A claim that starts at the front of the index
-reads every such entry, each time. So a claim starts where the last one got to. What comes to lie before that, because it was
-committed late, was locked, or was changed by hand, is found by looking at all from the front now and then: as often as
-takes a twentieth of the time.
+reads every such entry, each time. So a claim starts where the last one got to. What comes to lie before that, because
+it was committed late, was locked, or was changed by hand, is found by looking at all from the front now and then: as
+often as takes a twentieth of the time.
 """
 
 from __future__ import annotations

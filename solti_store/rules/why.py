@@ -41,7 +41,8 @@ class Unfit(Value):
 
     Attributes:
         agent: Its name.
-        lacks: The first thing that it lacks: the kind, or the requirement on its labels with what it has instead.
+        lacks: The first thing that it lacks: the kind, the requirement on its labels with what it has instead, or
+            time, when it drains.
     """
 
     agent: AgentId
@@ -77,11 +78,12 @@ class Why(Value):
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A live worker: name, kinds and labels."""
+    """A live worker: name, kinds and labels, and whether it takes on no more."""
 
     id: str
     kinds: Collection[str]
     labels: Mapping[str, str]
+    drains: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,7 @@ def _lacks(facts: Facts, worker: Worker) -> str | None:
     for requirement in requirements_of(facts.selector):
         if not requirement.matches(worker.labels):
             return f"{requirement} ({_has(requirement, worker)})"
-    return None
+    return "time (it drains)" if worker.drains else None
 
 
 def _has(requirement: LabelRequirement, worker: Worker) -> str:

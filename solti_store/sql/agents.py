@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    Integer,
     Interval,
     Text,
     and_,
@@ -26,6 +27,7 @@ from solti_store.sql.types import NOW, array_param, json_param
 __all__ = [
     "CLOSE_AGENT",
     "CLOSE_EXPIRED",
+    "DRAIN",
     "HEARTBEAT",
     "HOLDER",
     "REGISTER",
@@ -43,6 +45,7 @@ REGISTER = Prepared(
         id=bindparam("agent_id", type_=Text()),
         labels=json_param("agent_labels"),
         kinds=array_param("agent_kinds", "text"),
+        capacity=bindparam("agent_capacity", type_=Integer()),
         state="active",
         lease=_lease,
         registered_at=NOW,
@@ -56,7 +59,7 @@ REGISTER = Prepared(
 #: KEY SHARE lets its own heartbeat pass, while whoever closes the agent (FOR UPDATE) has to wait: no attempt can be
 #: handed to an incarnation that was just closed.
 HOLDER = Prepared(
-    select(agents.c.seq, NOW.label("moment"))
+    select(agents.c.seq, agents.c.state, NOW.label("moment"))
     .where(agents.c.seq == _agent, agents.c.closed_at.is_(None), agents.c.expires_at >= NOW)
     .with_for_update(key_share=True, read=True)
 )
@@ -116,6 +119,14 @@ CLOSE_AGENT = Prepared(
     .returning(agents.c.seq, agents.c.id)
 )
 
+#: Hands the agent no more tasks; no row when it is closed.
+DRAIN = Prepared(
+    update(agents)
+    .where(agents.c.seq == _agent, agents.c.closed_at.is_(None))
+    .values(state="draining")
+    .returning(agents.c.seq)
+)
+
 _running = (
     select(func.count().label("running"))
     .where(task_status.c.agent == agents.c.seq, task_status.c.deadline.is_not(None))
@@ -127,10 +138,11 @@ SELECT_AGENTS = Prepared(
     select(
         agents.c.seq,
         agents.c.id,
-        case((and_(agents.c.state == "active", agents.c.expires_at < NOW), "silent"), else_=agents.c.state).label(
+        case((and_(agents.c.closed_at.is_(None), agents.c.expires_at < NOW), "silent"), else_=agents.c.state).label(
             "state"
         ),
         agents.c.kinds,
+        agents.c.capacity,
         cast(agents.c.labels, Text).label("labels"),
         agents.c.lease,
         agents.c.registered_at,

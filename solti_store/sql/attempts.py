@@ -103,10 +103,11 @@ _free = (
     .lateral("free")
 )
 
-_agent_is_open = select(_holder.c.seq).exists()
+_agent_is_open = select(_holder.c.seq).where(_holder.c.state == "active").exists()
 
-#: Locks up to `limit` due tasks of `routes` for an open agent, and says which, the longest due first. May find fewer
-#: than there are: a route's share counts rows that others have locked. `PICK_REST` finds those.
+#: Locks up to `limit` due tasks of `routes` for an agent that is open and does not drain, and says which, the longest
+#: due first. May find fewer than there are: a route's share counts rows that others have locked. `PICK_REST` finds
+#: those.
 PICK = Prepared(
     select(_free.c.seq, _free.c.due_at, _share.c.route, NOW.label("moment"))
     .select_from(_share.join(_free, true()))

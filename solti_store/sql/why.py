@@ -58,13 +58,13 @@ _owners = (
     .lateral("slot_owner")
 )
 _live = (
-    select(agents.c.id, agents.c.kinds, agents.c.labels)
+    select(agents.c.id, agents.c.kinds, agents.c.labels, agents.c.state)
     .where(agents.c.closed_at.is_(None), agents.c.expires_at >= NOW)
     .order_by(agents.c.seq)
     .limit(_most_workers)
     .subquery("live")
 )
-_each = func.json_build_array(_live.c.id, _live.c.kinds, _live.c.labels)
+_each = func.json_build_array(_live.c.id, _live.c.kinds, _live.c.labels, _live.c.state == "draining")
 _workers = select(func.coalesce(func.json_agg(_each), literal_column("'[]'"))).scalar_subquery()
 
 #: All that bears on whether a task runs, in one snapshot.

@@ -50,6 +50,7 @@ class Lease:
         kinds: The kinds of task it runs.
         labels: What runner selectors see of it.
         lease: How long it may be silent.
+        capacity: How many attempts it takes on at the same time.
         on_end: Called when what runs must be killed at once, with the reason.
         on_cancel: Called with what a heartbeat says should be stopped.
         on_change: Called when `agent` has become usable or ceased to be.
@@ -63,6 +64,7 @@ class Lease:
         kinds: Collection[KindName],
         labels: Mapping[str, str],
         lease: timedelta,
+        capacity: int,
         on_end: Callable[[str], None],
         on_cancel: Callable[[Sequence[CancelRequest]], None],
         on_change: Callable[[], None],
@@ -72,6 +74,7 @@ class Lease:
         self._kinds = kinds
         self._labels = labels
         self._lease = lease
+        self._capacity = capacity
         self._on_end = on_end
         self._on_cancel = on_cancel
         self._on_change = on_change
@@ -107,7 +110,11 @@ class Lease:
         try:
             async with asyncio.timeout(self.seconds):
                 self._agent = await self._store.register(
-                    self._agent_id, kinds=self._kinds, labels=self._labels, lease=self._lease
+                    self._agent_id,
+                    kinds=self._kinds,
+                    labels=self._labels,
+                    lease=self._lease,
+                    capacity=self._capacity,
                 )
         except TimeoutError as error:
             raise StoreUnavailable(f"no answer to the registration within {self._lease}") from error

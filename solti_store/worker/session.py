@@ -87,6 +87,7 @@ class Session:
             kinds=tuple(settings.runners),
             labels=settings.labels,
             lease=settings.lease,
+            capacity=settings.concurrency + settings.prefetch,
             on_end=self._kill_all,
             on_cancel=self._cancel,
             on_change=self._changed.set,
@@ -104,6 +105,7 @@ class Session:
                     keeping.append(self._keep_pruned(self._settings.retention))
                 keepers = [self._group.create_task(keep) for keep in keeping]
                 await self._claim_all(until_idle=until_idle)
+                await self._show_draining()
                 await self._until(self._is_done)
                 for keeper in keepers:
                     keeper.cancel()
@@ -335,6 +337,18 @@ class Session:
         for attempt in reaped:
             self._reaped += 1
             self._tell(attempt)
+
+    async def _show_draining(self) -> None:
+        """Let others see that this worker takes on no more; that it does not, needs nobody's leave."""
+        if (agent := self._lease.agent) is None or not self._running:
+            return
+        try:
+            async with asyncio.timeout(self._lease.seconds):
+                await self._store.drain(agent)
+        except AgentLost:
+            self._lease.lost(agent)
+        except OUTAGES as error:
+            logger.warning("could not show that it drains: %s", error)
 
     async def _leave(self) -> None:
         """Report what is left and sign off, if that is possible soon."""

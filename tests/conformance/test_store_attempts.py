@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -20,6 +21,7 @@ from solti_store import (
     RunnerSelector,
     TaskPhase,
     TaskStore,
+    WhyReason,
 )
 from solti_store.model import BackoffPolicy, Embedded, JitterPolicy, SelectorRequirement, Timeout
 
@@ -415,6 +417,34 @@ def test_limits_below_one_are_invalid(store: TaskStore) -> None:
 
 
 # --- who works ----------------------------------------------------------------------------------
+
+
+def test_an_agent_that_drains_gets_nothing_and_keeps_what_it_has(store: TaskStore) -> None:
+    agent, other = store.register("w", capacity=3), store.register("other")
+    store.create_many([(f"t-{n}", spec()) for n in range(3)])
+    (claim,) = store.claim(agent)
+    store.drain(agent)
+    store.drain(store.agents()[0])
+    assert store.claim(agent, limit=3) == []
+    assert [(one.state, one.capacity, one.running) for one in store.agents()] == [
+        (AgentState.DRAINING, 3, 1),
+        (AgentState.ACTIVE, None, 0),
+    ]
+    assert store.heartbeat(agent) == []
+    assert store.why("t-1").reason is WhyReason.DUE
+    store.sign_off(other)
+    assert store.why("t-1").unfit[0].lacks == "time (it drains)"
+    store.finish(claim, Outcome.succeeded())
+    store.sign_off(agent)
+    with pytest.raises(AgentLost):
+        store.drain(agent)
+
+
+@pytest.mark.parametrize("capacity", [0, -1, True, "3", 2**31])
+def test_a_capacity_that_cannot_be_is_invalid(store: TaskStore, capacity: Any) -> None:
+    with pytest.raises(Invalid, match="capacity must be"):
+        store.register("w", capacity=capacity)
+    assert store.agents() == ()
 
 
 def test_agents_are_listed_with_their_state_and_what_they_run(store: TaskStore, database_url: str) -> None:

@@ -369,3 +369,28 @@ def test_on_a_terminal_delete_asks(database_url: str, answer: bytes, code: int, 
     assert ended == code
     assert "Delete a with all runs? [y/N]" in output
     assert data_of("list", "-o", "name", url=database_url) == left
+
+
+def test_workers_are_sent_home_by_name(database_url: str) -> None:
+    with TaskStore.open(database_url) as store:
+        for name in ("w1", "w2", "w1"):
+            store.register(name, capacity=4)
+        assert data_of("drain", "w1", url=database_url) == ""
+        assert [agent.state for agent in store.agents()] == ["draining", "active", "draining"]
+    unknown = run_cli("drain", "w2", "nobody", url=database_url)
+    assert (unknown.returncode, unknown.stderr) == (2, "error: no worker is named 'nobody'; see 'solti-store agents'\n")
+    with TaskStore.open(database_url) as store:
+        assert store.agents()[1].state == "active"
+    assert [line.split()[2] for line in data_of("agents", url=database_url).splitlines()[1:]] == ["0/4"] * 3
+
+
+def test_top_shows_phases_workers_and_tasks(database_url: str) -> None:
+    with TaskStore.open(database_url) as store:
+        store.create("a", spec("a"))
+        store.register("w1")
+    phases, workers, tasks = data_of("top", url=database_url).split("\n\n")
+    assert phases.split()[:2] == ["PENDING", "RUNNING"]
+    assert workers.splitlines()[1].split()[:2] == ["w1", "active"]
+    assert tasks.splitlines()[1].split()[:2] == ["a", "pending"]
+    wrong = run_cli("top", "--interval", "soon", url=database_url)
+    assert (wrong.returncode, "--interval" in wrong.stderr) == (2, True)
