@@ -58,7 +58,7 @@ def test_the_demo_ends_with_every_attempt_accounted_for(database_url: str, tmp_p
         assert len(page) == 40
         phases = {phase: sum(task.phase is phase for task in page) for phase in TaskPhase}
         assert phases[TaskPhase.PENDING] == phases[TaskPhase.RUNNING] == 0
-        assert (phases[TaskPhase.TIMEOUT], phases[TaskPhase.CANCELED]) == (2, 3)
+        assert (phases[TaskPhase.TIMEOUT], phases[TaskPhase.CANCELED]) == (2, 4)
         assert min(phases[TaskPhase.FAILED], phases[TaskPhase.EXHAUSTED]) >= 2
         runs = {task.id: store.runs(task.id) for task in page}
     for task in page:
@@ -88,6 +88,9 @@ def test_tables_tell_what_happened_and_nothing_is_kept_if_so_wished(database_url
     assert "SIGKILL at" in out
     assert "FAILED  every" not in out
     assert "40 of 40 final" in err
+    assert "no live worker may run it: " in err
+    assert "? queued behind " in err
+    assert ", which replaces " in err
     assert "Try next" not in err
     with TaskStore.open(database_url) as store:
         assert len(store.list()) == 0

@@ -20,7 +20,10 @@ from solti_store.model import AgentId, ObjectMeta, Task, TaskPhase, TaskRun, Tas
 def test_a_plan_has_every_role_and_exactly_so_many_tasks(tasks: int, workers: int, tmp_path: Path) -> None:
     jobs = make_plan("abc", tasks, workers, tmp_path)
     roles = Counter(job.role for job in jobs)
-    assert len(jobs) == len({job.task_id for job in jobs}) == len({job.spec.slot for job in jobs}) == tasks
+    assert len(jobs) == len({job.task_id for job in jobs}) == tasks
+    slots = Counter(job.spec.slot for job in jobs)
+    assert sorted(slots.values())[-2:] == [2, roles[Role.IN_LINE]]
+    assert len(slots) == tasks - 1 - (roles[Role.IN_LINE] - 1)
     assert all(roles[role] for role in Role if role is not Role.QUICK)
     for job in jobs:
         job.spec.validate()
@@ -115,5 +118,12 @@ def test_checks_find_what_is_wrong(members: list[Member], tmp_path: Path) -> Non
     assert unmet([Entry(quick, task_of(quick, TaskPhase.SUCCEEDED, 1), [good], 1)], members) == ["a"]
     abandoned = Entry(slow, task_of(slow, TaskPhase.SUCCEEDED, 1), [LOST], 1)
     assert unmet([abandoned], members) == ["other"]
+    in_line = [job for job in make_plan("abc", 40, 3, tmp_path) if job.role is Role.IN_LINE][:2]
+    first, second = (Entry(job, task_of(job, TaskPhase.SUCCEEDED, 1), [good], 1) for job in in_line)
+    assert unmet([rescued, first, second], members) == ["tasks"]
+    replaced, replacing = jobs[Role.REPLACED], jobs[Role.REPLACING]
+    late = Entry(replaced, task_of(replaced, TaskPhase.CANCELED, 1), [run(1, "w1", TaskPhase.CANCELED)], 1)
+    early = Entry(replacing, task_of(replacing, TaskPhase.SUCCEEDED, 1), [good], 1)
+    assert unmet([rescued, late, early], members) == ["the"]
     members[0].process.returncode = 70
     assert unmet([rescued], members) == ["the"]

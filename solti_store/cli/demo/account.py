@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from solti_store.cli.demo.plan import Job, is_final
+from solti_store.cli.demo.plan import Job, Role, is_final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,6 +118,8 @@ class Account:
                 f"{sum(entry.executions for entry in self.entries)} executions",
                 once == total,
             ),
+            Check("tasks of one slot ran one after the other, in order", *_in_line(self.entries)),
+            Check("the replaced task gave way to the other", *_replaced(self.entries)),
             Check(
                 "a worker was killed while it held attempts",
                 f"{len(of_victim)} were lost" if victim else "nobody was",
@@ -140,6 +143,26 @@ def _is_numbered(entry: Entry) -> bool:
     return numbers == list(range(1, entry.task.status.attempt + 1)) and all(
         run.phase.is_terminal and run.finished_at is not None for run in entry.runs
     )
+
+
+def _of(entries: Sequence[Entry], role: Role) -> list[Entry]:
+    return [entry for entry in entries if entry.job.role is role]
+
+
+def _in_line(entries: Sequence[Entry]) -> tuple[str, bool]:
+    """Whether who waited in line ran in the order of submission, and nobody before the one ahead was done."""
+    runs = [run for entry in _of(entries, Role.IN_LINE) for run in entry.runs]
+    apart = all(
+        before.finished_at is not None and before.finished_at <= after.started_at for before, after in pairwise(runs)
+    )
+    return f"{len(runs)} attempts", apart
+
+
+def _replaced(entries: Sequence[Entry]) -> tuple[str, bool]:
+    ends = [run.finished_at for entry in _of(entries, Role.REPLACED) for run in entry.runs]
+    starts = [run.started_at for entry in _of(entries, Role.REPLACING) for run in entry.runs]
+    met = all(end is not None and end <= start for end in ends for start in starts)
+    return f"{len(starts)} after {len(ends)}", met
 
 
 def gather(store: TaskStore, run: str, jobs: Sequence[Job], members: Sequence[Member], seconds: float) -> Account:

@@ -25,7 +25,7 @@ __all__ = ["demo"]
 def demo(
     context: typer.Context,
     *,
-    tasks: Annotated[int, typer.Option(metavar="N", min=20, max=999, help="How many tasks.")] = 200,
+    tasks: Annotated[int, typer.Option(metavar="N", min=24, max=999, help="How many tasks.")] = 200,
     workers: Annotated[
         int, typer.Option(metavar="N", min=2, max=16, help="How many worker processes; one is killed.")
     ] = 3,
@@ -34,8 +34,9 @@ def demo(
 ) -> int:
     """Run real tasks on real workers, and kill one of them.
 
-    Some tasks fail and are retried, some fail for good, one takes too long, some are canceled. In the end every task
-    must be final and every attempt accounted for; exit code 1 if that is not so.
+    Some tasks fail and are retried, some fail for good, one takes too long, some are canceled, some run one after the
+    other in one slot, and one is replaced. In the end every task must be final and every attempt accounted for; exit
+    code 1 if that is not so.
     """
     folder = Path(tempfile.mkdtemp(prefix="solti-demo-"))
     is_met = False

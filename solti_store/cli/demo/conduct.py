@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from solti_store.cli.demo.crew import CONCURRENCY, LEASE_S, CrewError, Member
 from solti_store.cli.demo.plan import STEADY_WORKER, Job, Role, is_final
 from solti_store.model import TaskPhase
+from solti_store.rules.why import WhyReason
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,8 @@ _CANCELS = {
     Role.CANCEL_WAITING: TaskPhase.FAILED,
     Role.CANCEL_PENDING: TaskPhase.PENDING,
 }
+# What keeps them, for a while at least.
+_KEPT = {Role.CANCEL_PENDING: WhyReason.NO_WORKER, Role.IN_LINE: WhyReason.QUEUED}
 
 
 class Conductor:
@@ -49,7 +52,10 @@ class Conductor:
         self._jobs = jobs
         self._crew = crew
         self._stage = stage
-        self._open = list(jobs)
+        # The one that replaces another comes when that one runs.
+        self._later = [job for job in jobs if job.role is Role.REPLACING]
+        self._open = [job for job in jobs if job.role is not Role.REPLACING]
+        self._asked_why: set[Role] = set()
         self._seen: dict[str, Task] = {}
         self._canceled: set[str] = set()
         self._victim: Member | None = None
@@ -72,12 +78,12 @@ class Conductor:
         size = len(self._crew.members)
         self._stage.say(f"{size} workers are ready, each for {CONCURRENCY} attempts at a time, lease {LEASE_S}s")
         self._start = time.monotonic()
-        created = self._store.create_many([(job.task_id, job.spec) for job in self._jobs])
+        created = self._store.create_many([(job.task_id, job.spec) for job in self._open])
         self._seen = {task.id: task for task in created}
-        self._stage.say(f"submitted {len(self._jobs)} tasks, {self._jobs[0].task_id} and so on")
+        self._stage.say(f"submitted {len(created)} tasks, {created[0].id} and so on")
         while True:
             self._look()
-            if not self._open:
+            if not self._open and not self._later:
                 return time.monotonic() - self._start
             self._act()
             self._crew.check()
@@ -92,12 +98,18 @@ class Conductor:
             if not is_final(job, task):
                 still_open.append(job)
         self._open = still_open
-        final = len(self._jobs) - len(still_open)
+        final = self._final()
         self._stage.progress(final, len(self._jobs), [task.phase.value for task in self._seen.values()])
 
+    def _final(self) -> int:
+        return len(self._jobs) - len(self._open) - len(self._later)
+
     def _act(self) -> None:
-        for job in self._open:
+        for job in list(self._open):
             task = self._seen[job.task_id]
+            self._ask_why(job)
+            if job.role is Role.REPLACED and task.phase is TaskPhase.RUNNING:
+                self._replace(job)
             if task.phase is _CANCELS.get(job.role) and job.task_id not in self._canceled:
                 self._canceled.add(job.task_id)
                 state = "waiting to retry" if task.phase is TaskPhase.FAILED else task.phase.value
@@ -105,10 +117,29 @@ class Conductor:
                 self._stage.say(f"canceled {job.task_id}, which was {state}", "yellow")
         if self._victim is None:
             held = self._held()
-            if len(self._jobs) - len(self._open) >= _KILL_AT * len(self._jobs):
+            if self._final() >= _KILL_AT * len(self._jobs):
                 self._kill(held)
         else:
             self._greet_rescued()
+
+    def _ask_why(self, job: Job) -> None:
+        """Show what keeps a task from running, once of each kind that is kept."""
+        reason = _KEPT.get(job.role)
+        if reason is None or job.role in self._asked_why:
+            return
+        why = self._store.why(job.task_id)
+        if why.reason is reason:
+            self._asked_why.add(job.role)
+            self._stage.say(f"why {job.task_id}? {why.message}", "cyan")
+
+    def _replace(self, job: Job) -> None:
+        while self._later:
+            other = self._later.pop()
+            self._seen[other.task_id] = self._store.create(other.task_id, other.spec)
+            self._open.append(other)
+            self._stage.say(
+                f"submitted {other.task_id}, which replaces {job.task_id} in slot {job.spec.slot}", "yellow"
+            )
 
     def _kill(self, held: dict[str, list[tuple[Job, int]]]) -> None:
         """Kill the worker that holds the most of what is provably far from its end, if there is one."""

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from solti_store.model import (
+    AdmissionPolicy,
     BackoffPolicy,
     JitterPolicy,
     Labels,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MIN_TASKS", "STEADY_WORKER", "Job", "Role", "is_final", "make_plan", "new_run"]
 
-MIN_TASKS = 20
+MIN_TASKS = 24
 #: Runs what must end in one way only, whoever is killed; so it is never the one.
 STEADY_WORKER = 1
 _SLOW_S = 2.5
@@ -46,6 +47,9 @@ class Role(StrEnum):
     CANCEL_RUNNING = "cancel-running"
     CANCEL_WAITING = "cancel-waiting"
     CANCEL_PENDING = "cancel-pending"
+    IN_LINE = "in-line"
+    REPLACED = "replaced"
+    REPLACING = "replacing"
 
 
 _ENDS = {
@@ -58,6 +62,9 @@ _ENDS = {
     Role.CANCEL_RUNNING: TaskPhase.CANCELED,
     Role.CANCEL_WAITING: TaskPhase.CANCELED,
     Role.CANCEL_PENDING: TaskPhase.CANCELED,
+    Role.IN_LINE: TaskPhase.SUCCEEDED,
+    Role.REPLACED: TaskPhase.CANCELED,
+    Role.REPLACING: TaskPhase.SUCCEEDED,
 }
 
 # Each execution leaves a line in the task's ledger: a witness of how often it really ran that is not the store.
@@ -71,7 +78,13 @@ _SCRIPTS = {
     Role.CANCEL_RUNNING: "exec sleep 60",
     Role.CANCEL_WAITING: "echo 'try me in a minute' >&2; exit 4",
     Role.CANCEL_PENDING: "exit 0",
+    Role.IN_LINE: "sleep 0.3",
+    Role.REPLACED: "exec sleep 60",
+    Role.REPLACING: "sleep 0.1",
 }
+# Everything else has a slot of its own, so that nothing else waits for another.
+_SHARED_SLOTS = {Role.IN_LINE: "line", Role.REPLACED: "deploy", Role.REPLACING: "deploy"}
+_ADMISSIONS = {Role.IN_LINE: AdmissionPolicy.QUEUE, Role.REPLACING: AdmissionPolicy.REPLACE}
 _FLAKY = '[ "$(wc -l < "$LEDGER")" -gt {} ] || {{ echo "not yet" >&2; exit 3; }}'
 
 
@@ -80,7 +93,7 @@ class Job:
     """A task of the demo.
 
     Attributes:
-        task_id: Its id, and its slot: no task waits for another.
+        task_id: Its id.
         role: What it is there for.
         spec: What is submitted.
         ledger: The file in which its executions sign.
@@ -121,6 +134,9 @@ def make_plan(run: str, tasks: int, workers: int, folder: Path) -> list[Job]:
         Role.CANCEL_RUNNING: 1,
         Role.CANCEL_WAITING: 1,
         Role.CANCEL_PENDING: 1,
+        Role.IN_LINE: 4,
+        Role.REPLACED: 1,
+        Role.REPLACING: 1,
     }
     counts[Role.SLOW] = min(counts[Role.SLOW], tasks - sum(counts.values()) + counts[Role.SLOW])
     counts[Role.QUICK] = tasks - sum(counts.values())
@@ -147,17 +163,18 @@ def is_final(job: Job, task: Task) -> bool:
 def _spec(run: str, task_id: TaskId, role: Role, index: int, ledger: Path) -> TaskSpec:
     script = _FLAKY.format(1 + index % 2) if role is Role.FLAKY else _SCRIPTS[role]
     where = {"demo": run}
-    if role in (Role.OVERTIME, Role.CANCEL_RUNNING):
+    if role in (Role.OVERTIME, Role.CANCEL_RUNNING, Role.REPLACED):
         where["worker"] = str(STEADY_WORKER)
     elif role is Role.CANCEL_PENDING:
         where["worker"] = "nobody"
     first_ms = 60_000 if role is Role.CANCEL_WAITING else 100
     return TaskSpec(
-        slot=Slot(task_id),
+        slot=Slot(f"demo-{run}-{_SHARED_SLOTS[role]}" if role in _SHARED_SLOTS else task_id),
         kind=Subprocess.command("sh", "-c", _SIGN + script, env={"LEDGER": str(ledger)}),
         timeout=Timeout(1000 if role is Role.OVERTIME else 120_000),
         restart=RestartPolicy.never() if role in (Role.BROKEN, Role.OVERTIME) else RestartPolicy.on_failure(),
         backoff=BackoffPolicy(jitter=JitterPolicy.NONE, first_ms=first_ms, max_ms=4 * first_ms, factor=2.0),
+        admission=_ADMISSIONS.get(role, AdmissionPolicy.DROP_IF_RUNNING),
         max_retries=2 if role is Role.HOPELESS else None,
         runner_selector=RunnerSelector(match_labels=Labels(where)),
         labels=Labels({"demo": run, "role": role.value}),
