@@ -91,13 +91,13 @@ class Act:
     """What a client wrote down.
 
     Attributes:
-        op: `create`, `claim`, `finish` or `delete`.
+        op: `create`, `claim`, `start` (a claim by hand), `finish` or `delete`.
         state: `try` before the call; then `ok` or `refused`, or nothing when the client never knew.
         id: The task.
         error: The refusal's name.
-        seq: `claim`, `finish`: the incarnation.
-        attempt: `claim`, `finish`: the attempt.
-        agent: `claim`: the agent's incarnation.
+        seq: `claim`, `start`, `finish`: the incarnation.
+        attempt: `claim`, `start`, `finish`: the attempt.
+        agent: `claim`, `start`: the agent's incarnation, None of nobody.
         record: `finish`: the outcome, exit code and error that it reported.
         owner: `SlotBusy`: who it named.
     """
@@ -108,7 +108,7 @@ class Act:
     error: str | None = None
     seq: int = 0
     attempt: int = 0
-    agent: int = 0
+    agent: int | None = 0
     record: tuple[str | None, int | None, str | None] = (None, None, None)
     owner: str | None = None
 
@@ -184,6 +184,8 @@ class _Replay:
         self.tasks: dict[int, _Task] = {}
         self.slots: defaultdict[str, _Slot] = defaultdict(_Slot)
         self.violations: list[Violation] = []
+        # Who starts a task by hand asks no policy.
+        self.by_hand = {(act.seq, act.attempt) for act in history.acts if act.op == "start"}
 
     def run(self) -> None:
         ordered = sorted(self.history.events, key=lambda event: (event.committed, event.xid, event.number))
@@ -278,12 +280,15 @@ class _Replay:
         self._own(slot, event)
 
     def _started(self, slot: _Slot, task: _Task, event: Event) -> None:
+        if (event.seq, event.attempt) in self.by_hand:
+            slot.queue = [seq for seq in slot.queue if seq != event.seq]
+            self._own(slot, event)
+        elif task.phase != "pending" and not task.waits and not task.running:
+            self.blame("policy", event, f"started when {task.phase} and final")
         if slot.owner != event.seq:
             self.blame("owner", event, "started without the slot")
         if task.running:
             self.blame("attempts", event, f"started while attempt {task.attempt} runs")
-        elif task.phase != "pending" and not task.waits:
-            self.blame("policy", event, f"started when {task.phase} and final")
         if event.attempt != task.attempt + 1:
             self.blame("attempts", event, f"attempt {event.attempt} after {task.attempt}")
         if event.attempt in task.runs:
@@ -404,7 +409,7 @@ def _check_runs(history: History, replay: _Replay) -> Iterable[Violation]:
 
 def _check_acts(history: History, replay: _Replay) -> Iterable[Violation]:
     runs = {(run.seq, run.attempt): run for run in history.runs}
-    claims = [act for act in history.acts if act.op == "claim"]
+    claims = [act for act in history.acts if act.op in {"claim", "start"}]
     for (seq, attempt), times in Counter((act.seq, act.attempt) for act in claims).items():
         if times > 1:
             yield Violation("claim", f"attempt {attempt} of {seq} was handed out {times} times")

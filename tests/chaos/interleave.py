@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from support import connect
 
+from solti_store.sql.driver import Prepared
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from solti_store.sql.driver import Prepared
 
 __all__ = ["interleave"]
 
@@ -20,48 +20,58 @@ _PATIENCE_S = 30.0
 
 
 class _Pause:
-    """Holds one thread after its first run of a statement."""
+    """Holds one thread, once, after it ran a statement."""
 
-    def __init__(self) -> None:
+    def __init__(self, after: Prepared | int) -> None:
+        self.after = after
         self.reached: Future[None] = Future()
         self.go_on = threading.Event()
         self.thread: int | None = None
+        self.run = 0
 
-    def run(self, call: Callable[[], Any]) -> Any:
+    def start(self, call: Callable[[], Any]) -> Any:
         self.thread = threading.get_ident()
         return call()
 
-    @contextmanager
-    def after(self, prepared: Prepared) -> Iterator[None]:
-        run = prepared.all
+    def ran(self, statement: Prepared) -> None:
+        if threading.get_ident() != self.thread or self.reached.done():
+            return
+        self.run += 1
+        if self.after in {statement, self.run}:
+            self.reached.set_result(None)
+            assert self.go_on.wait(_PATIENCE_S)
 
-        def held(*args: Any) -> Any:
-            rows = run(*args)
-            if threading.get_ident() == self.thread and not self.reached.done():
-                self.reached.set_result(None)
-                assert self.go_on.wait(_PATIENCE_S)
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        original = Prepared.all
+
+        def watched(statement: Prepared, *args: Any) -> Any:
+            rows = original(statement, *args)
+            self.ran(statement)
             return rows
 
-        # On the object, where it hides the class's.
-        prepared.__dict__["all"] = held
+        Prepared.all = watched  # type: ignore[method-assign]
         try:
             yield
         finally:
-            del prepared.__dict__["all"]
+            Prepared.all = original  # type: ignore[method-assign]
 
 
-def interleave(url: str, first: Callable[[], Any], after: Prepared, second: Callable[[], Any]) -> None:
-    """Run `first` up to and with statement `after`, then `second` until it is done or waits for a lock, then the rest.
+def interleave(url: str, first: Callable[[], Any], after: Prepared | int, second: Callable[[], Any]) -> bool:
+    """Run `first` up to and with a statement, then `second` until it is done or waits for a lock, then the rest.
 
     Args:
         url: The database, which nobody else uses.
-        first: In a thread; may not reach the statement.
-        after: The statement.
+        first: In a thread.
+        after: The statement, or the how manieth of `first`, from 1.
         second: In another thread.
+
+    Returns:
+        Whether `first` came to that statement; if not, the two ran one after the other.
     """
-    pause = _Pause()
-    with pause.after(after), ThreadPoolExecutor(2) as pool:
-        one = pool.submit(pause.run, first)
+    pause = _Pause(after)
+    with pause.watching(), ThreadPoolExecutor(2) as pool:
+        one = pool.submit(pause.start, first)
         try:
             wait([pause.reached, one], timeout=_PATIENCE_S, return_when=FIRST_COMPLETED)
             other = pool.submit(second)
@@ -70,6 +80,7 @@ def interleave(url: str, first: Callable[[], Any], after: Prepared, second: Call
             pause.go_on.set()
         one.result()
         other.result()
+    return pause.reached.done()
 
 
 def _settled(url: str, call: Future[Any]) -> None:

@@ -44,11 +44,13 @@ class Report:
         history: What was recorded.
         violations: What was wrong with it.
         done: How often the nemesis did what.
+        deadlocks: How often the server broke one; the package's order of locks should leave none.
     """
 
     history: History
     violations: list[Violation]
     done: Counter[str] = field(default_factory=Counter)
+    deadlocks: int = 0
 
     def __str__(self) -> str:
         history = self.history
@@ -57,7 +59,7 @@ class Report:
         lines = [
             f"{len(history.tasks)} tasks, {len(history.runs)} runs, {len(history.events)} events",
             *(f"{what}: {dict(sorted(counts.items()))}" for what, counts in _counts(events, acts, self.done)),
-            f"{len(self.violations)} violations",
+            f"{self.deadlocks} deadlocks, {len(self.violations)} violations",
             *map(str, self.violations[:20]),
         ]
         return "\n".join(lines)
@@ -164,7 +166,8 @@ def run(*, seconds: float, seed: int, workers: int = 4, mutant: str | None = Non
         finally:
             crew.kill()
         history = record(url, list(acts_in(directory)), max_slot_queue=MAX_SLOT_QUEUE)
-        return Report(history, check(history), done)
+        deadlocks = server.status().log_file.read_text(errors="replace").count("deadlock detected")
+        return Report(history, check(history), done, deadlocks)
     finally:
         server.destroy()
         shutil.rmtree(root, ignore_errors=True)

@@ -43,6 +43,15 @@ SHARED_SLOTS = 9
 _UNKNOWN = (StoreUnavailable, OutcomeUnknown)
 
 
+def _open(url: str, max_slot_queue: int) -> TaskStore:
+    while True:
+        try:
+            # Impatient: a server that restarts is back soon, and what is unknown is part of the test.
+            return TaskStore.open(url, max_slot_queue=max_slot_queue, retry=RetryPolicy(attempts=3), pool_size=2)
+        except StoreUnavailable:
+            continue
+
+
 class Worker:
     """A client that does a bit of everything."""
 
@@ -52,10 +61,7 @@ class Worker:
         self.directory = directory
         self.lease = timedelta(seconds=lease_s)
         self.log = os.open(directory / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        # Impatient: a server that restarts is back soon, and what is unknown is part of the test.
-        self.store = TaskStore.open(
-            url, max_slot_queue=max_slot_queue, retry=RetryPolicy(attempts=3), pool_size=2, pool_pre_ping=False
-        )
+        self.store = _open(url, max_slot_queue)
         self.made = 0
         self.beat = 0.0
         self.held: list[Claim] = []
@@ -148,8 +154,9 @@ class Worker:
 
     # --- creations ----------------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
-        shared = self.rng.random() < 0.7
+    def plan(self, likely: float) -> Plan:
+        """What a new task is to be: in one of the few slots, as likely as that, or in one of its own."""
+        shared = self.rng.random() < likely
         slot = f"s{self.rng.randrange(SHARED_SLOTS)}" if shared else f"own-{self.name}-{self.made}"
         return Plan(
             slot,
@@ -158,13 +165,13 @@ class Worker:
             self.rng.choice([None, 1, 3]),
         )
 
-    def new(self) -> tuple[str, Any]:
-        plan = self.plan()
+    def new(self, likely: float) -> tuple[str, Any]:
+        plan = self.plan(likely)
         self.made += 1
         return plan.id(f"{self.name}-{self.made}"), plan.spec(timeout_ms=self.rng.choice([300, 5000]))
 
     def create(self) -> None:
-        task_id, spec = self.new()
+        task_id, spec = self.new(0.8)
         self.write("create", "try", id=task_id)
         try:
             self.store.create(task_id, spec)
@@ -178,7 +185,7 @@ class Worker:
 
     def create_many(self) -> None:
         # Of a slot at most one: how the tasks of one transaction affect each other is for another test.
-        items = list({str(spec.slot): (task_id, spec) for task_id, spec in (self.new() for _ in range(8))}.values())
+        items = list({str(spec.slot): (task_id, spec) for task_id, spec in (self.new(0.3) for _ in range(8))}.values())
         for task_id, _ in items:
             self.write("create", "try", id=task_id)
         try:
@@ -264,8 +271,8 @@ class Worker:
 
 
 def main() -> None:
-    mutants.apply_from_environment()
     url, directory, name, seed, lease_s, max_slot_queue = sys.argv[1:]
+    mutants.apply_from_environment(url)
     worker = Worker(
         url, Path(directory), name, seed=int(seed), lease_s=float(lease_s), max_slot_queue=int(max_slot_queue)
     )

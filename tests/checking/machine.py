@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RegistryMachine", "SteppingMachine", "explore"]
 
-IDS = [f"t{n}" for n in range(7)]
+IDS = [f"t{n}" for n in range(9)]
 SLOTS = ["a", "b"]
 _GPU = RunnerSelector(match_labels=Labels({"gpu": "yes"}))
 _KINDS: list[TaskKind] = [Subprocess.command("true"), Container.image("x")]
@@ -180,8 +180,13 @@ class RegistryMachine(RuleBasedStateMachine):
 
         self.both(expect, "create", task_id, spec)
 
-    @rule(items=st.lists(st.tuples(ids, specs), min_size=1, max_size=4))
-    def create_many(self, items: list[tuple[str, TaskSpec]]) -> None:
+    @rule(
+        items=st.lists(st.tuples(ids, specs), min_size=1, max_size=4), free=st.sampled_from([True, True, True, False])
+    )
+    def create_many(self, items: list[tuple[str, TaskSpec]], free: bool) -> None:
+        if free:
+            free_ids = [task_id for task_id in IDS if task_id not in self.model.tasks]
+            items = [(task_id, spec) for task_id, (_, spec) in zip(free_ids, items, strict=False)]
         found = self.both(lambda now: self.model.create_many(items, now), "create_many", items)
         if found is not None:
             self.compare("created", [str(task.metadata.id) for task in found], [task_id for task_id, _ in items])
@@ -431,7 +436,7 @@ class RegistryMachine(RuleBasedStateMachine):
         for one in expected:
             self.reached[f"{name}: {one[3]}"] += 1
 
-    @rule(of_tasks=st.sampled_from([None, 0, 3600]), of_runs=st.sampled_from([None, 3600]), of_agents=st.just(3600))
+    @rule(of_tasks=st.sampled_from([None, 0, 3600]), of_runs=st.sampled_from([None, 60]), of_agents=st.just(3600))
     def prune(self, of_tasks: int | None, of_runs: int | None, of_agents: int | None) -> None:
         kept = [None if one is None else timedelta(seconds=one) for one in (of_tasks, of_runs, of_agents)]
         retention = Retention(tasks=kept[0], runs=kept[1], agents=kept[2])
