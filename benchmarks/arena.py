@@ -78,10 +78,10 @@ class Arena:
 
 
 def specs(count: int) -> list[TaskSpec]:
-    """Specs of a usual size (500 bytes of JSON), no two alike."""
+    """Specs of a usual size (500 bytes of JSON), no two alike, each with a slot of its own."""
     return [
         TaskSpec.builder(
-            f"slot-{number % 100}",
+            f"slot-{number}",
             Subprocess.command("make", "-j2", f"target-{number}", env={"STAGE": "build", "NUMBER": f"{number}"}),
             300_000,
         )
@@ -113,7 +113,7 @@ def arena(url: str | None, *, keep: str | None = None) -> Iterator[Arena]:
                 noting = noting_engine(target)
                 noting.connect().close()  # SQLAlchemy's own questions come with the first connection
                 with (
-                    TaskStore.open(target) as store,
+                    TaskStore.open(target, max_slot_queue=10**9) as store,
                     psycopg.connect(bare, autocommit=True) as single,
                     psycopg.connect(bare) as several,
                 ):

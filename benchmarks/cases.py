@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.arena import specs
 from benchmarks.replay import Script, record
 from solti_store import Outcome
+from solti_store.model import Slot
 from solti_store.rules.routing import route_of
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ SAME = "the same SQL"
 _numbers = itertools.count()
 
 
-def _new_ids(count: int) -> list[str]:
-    """Ids that were never used, so that no block needs an empty table."""
-    return [f"new-{next(_numbers)}" for _ in range(count)]
+def _new(count: int) -> list[tuple[str, TaskSpec]]:
+    """Tasks whose ids and slots were never used, so that no block needs an empty table."""
+    ids = [f"new-{next(_numbers)}" for _ in range(count)]
+    return [(task_id, spec.replace(slot=Slot(task_id))) for task_id, spec in zip(ids, specs(count), strict=True)]
 
 
 class Create:
@@ -46,12 +48,12 @@ class Create:
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         arena.fill(0)
-        (spec,), (new,) = specs(1), _new_ids(1)
+        ((new, spec),) = _new(1)
         self._script = record(lambda: arena.observed.create(new, spec))
 
     def ours(self, operations: int) -> Callable[[], object]:
         """`TaskStore.create`."""
-        pairs = list(zip(_new_ids(operations), specs(operations), strict=True))
+        pairs = _new(operations)
 
         def run() -> None:
             for task_id, spec in pairs:
@@ -64,8 +66,8 @@ class Create:
         return _each(
             self._arena,
             [
-                self._script.with_parameters(task_id=task_id, task_spec=spec.to_json())
-                for task_id, spec in zip(_new_ids(operations), specs(operations), strict=True)
+                self._script.with_parameters(task_id=task_id, task_spec=spec.to_json(), task_slot=task_id)
+                for task_id, spec in _new(operations)
             ],
         )
 
@@ -99,7 +101,7 @@ class CreateMany:
     def ours(self, operations: int) -> Callable[[], object]:
         """`TaskStore.create_many`."""
         self._empty()
-        batches = [list(zip(_new_ids(self.tasks), specs(self.tasks), strict=True)) for _ in range(operations)]
+        batches = [_new(self.tasks) for _ in range(operations)]
 
         def run() -> None:
             for batch in batches:
@@ -111,10 +113,7 @@ class CreateMany:
         """COPY into `tasks`, `task_status` and `task_events`, with numbers from the sequence of `tasks`."""
         self._empty()
         batches = [
-            [
-                (task_id, spec.to_json(), route_of(spec).id)
-                for task_id, spec in zip(_new_ids(self.tasks), specs(self.tasks), strict=True)
-            ]
+            [(task_id, spec.to_json(), route_of(spec).id) for task_id, spec in _new(self.tasks)]
             for _ in range(operations)
         ]
 
@@ -136,9 +135,11 @@ def _copy(arena: Arena, batch: list[tuple[str, str, Any]]) -> None:
     with connection.cursor().copy("COPY solti.tasks (seq, id, created_at, spec) FROM STDIN") as copy:
         for seq, (task_id, text, _) in zip(seqs, batch, strict=True):
             copy.write_row((seq, task_id, now, text))
-    with connection.cursor().copy("COPY solti.task_status (seq, updated_at, phase, due_at, route) FROM STDIN") as copy:
-        for seq, (_, _, route) in zip(seqs, batch, strict=True):
-            copy.write_row((seq, now, "pending", now, route))
+    with connection.cursor().copy(
+        "COPY solti.task_status (seq, updated_at, phase, due_at, slot, route) FROM STDIN"
+    ) as copy:
+        for seq, (task_id, _, route) in zip(seqs, batch, strict=True):
+            copy.write_row((seq, now, "pending", now, task_id, route))
     with connection.cursor().copy(
         "COPY solti.task_events (at, seq, id, type, resource_version, phase, attempt) FROM STDIN"
     ) as copy:
@@ -181,6 +182,11 @@ class Get:
         return _each(self._arena, [self._script.with_parameters(task_id=one) for one in self._some(operations)])
 
 
+def _others(count: int) -> list[TaskSpec]:
+    """For each of `specs(count)` another one, in the same slot."""
+    return [spec.replace(slot=Slot(f"slot-{number}")) for number, spec in enumerate(specs(count + 1)[1:])]
+
+
 class Replace:
     """The spec, replaced at a known version."""
 
@@ -195,8 +201,7 @@ class Replace:
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         self._ids = arena.fill(2)
-        self._specs = specs(3)
-        self._script = record(lambda: self._operation(arena.observed, self._ids[0], self._specs[2], 1))
+        self._script = record(lambda: self._operation(arena.observed, self._ids[0], _others(1)[0], 1))
 
     def _operation(self, store: TaskStore, task_id: str, spec: TaskSpec, version: int) -> None:
         store.replace(task_id, spec, expected_version=version)
@@ -204,7 +209,7 @@ class Replace:
     def _work(self, operations: int) -> list[tuple[str, TaskSpec, int]]:
         # Each task once a block, and a spec that it does not have already.
         ids = self._arena.fill(operations)
-        return [(task_id, spec, 1) for task_id, spec in zip(ids, specs(operations + 1)[1:], strict=True)]
+        return [(task_id, spec, 1) for task_id, spec in zip(ids, _others(operations), strict=True)]
 
     def ours(self, operations: int) -> Callable[[], object]:
         """`TaskStore.replace`."""
@@ -221,7 +226,9 @@ class Replace:
         return _each(
             self._arena,
             [
-                self._script.with_parameters(task_id=task_id, task_spec=spec.to_json(), expected=version)
+                self._script.with_parameters(
+                    task_id=task_id, task_spec=spec.to_json(), task_slot=str(spec.slot), expected=version
+                )
                 for task_id, spec, version in self._work(operations)
             ],
         )

@@ -18,7 +18,7 @@ from psycopg import sql
 from benchmarks.arena import Arena, arena
 from benchmarks.replay import record
 from benchmarks.report import layout
-from solti_store import Subprocess, TaskPhase, TaskQuery, TaskSpec
+from solti_store import AdmissionPolicy, Subprocess, TaskPhase, TaskQuery, TaskSpec
 from solti_store.model import Selector
 from solti_store.ops import cursor
 
@@ -93,7 +93,10 @@ def build(field: Arena, tasks: int) -> float:
             [
                 (
                     f"task-{number}",
-                    TaskSpec.builder(f"slot-{number % 100}", command, 300_000).labels(labels(number, dice)).build(),
+                    TaskSpec.builder(f"slot-{number % 100}", command, 300_000)
+                    .admission(AdmissionPolicy.QUEUE)
+                    .labels(labels(number, dice))
+                    .build(),
                 )
                 for number in range(start, min(start + _BATCH, tasks))
             ]
@@ -104,6 +107,7 @@ def build(field: Arena, tasks: int) -> float:
         """
         UPDATE solti.task_status AS s SET phase = p.phase, updated_at = s.updated_at + random() * interval '1 hour',
                due_at = CASE WHEN p.phase = 'pending' THEN s.due_at END,
+               queue_key = CASE WHEN p.phase = 'pending' THEN s.queue_key END,
                attempt = CASE WHEN p.phase = 'pending' THEN 0 ELSE 1 END
         FROM (SELECT seq, CASE WHEN dice < 0.6 THEN 'succeeded' WHEN dice < 0.85 THEN 'pending'
                                WHEN dice < 0.95 THEN 'canceled' ELSE 'failed' END AS phase

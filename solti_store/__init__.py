@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from solti_store.errors import NotFound as NotFound
     from solti_store.errors import OutcomeUnknown as OutcomeUnknown
     from solti_store.errors import SchemaMismatch as SchemaMismatch
+    from solti_store.errors import SlotBusy as SlotBusy
+    from solti_store.errors import SlotQueueFull as SlotQueueFull
     from solti_store.errors import SoltiStoreError as SoltiStoreError
     from solti_store.errors import StoreUnavailable as StoreUnavailable
     from solti_store.errors import TransactionAborted as TransactionAborted
     from solti_store.errors import VersionConflict as VersionConflict
+    from solti_store.model import AdmissionPolicy as AdmissionPolicy
     from solti_store.model import AgentState as AgentState
     from solti_store.model import AgentStatus as AgentStatus
     from solti_store.model import BackoffPolicy as BackoffPolicy
@@ -62,11 +65,12 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "solti_store.errors": (
         "AgentLost AlreadyExists AlreadyRunning EmbeddedError Invalid InvalidCursor LeaseLost ModelError NotFound"
-        " OutcomeUnknown SchemaMismatch SoltiStoreError StoreUnavailable TransactionAborted VersionConflict"
+        " OutcomeUnknown SchemaMismatch SlotBusy SlotQueueFull SoltiStoreError StoreUnavailable TransactionAborted"
+        " VersionConflict"
     ),
     "solti_store.model": (
-        "AgentState AgentStatus BackoffPolicy Container Embedded LabelSelector RestartPolicy RunnerSelector Runtime"
-        " Selector Subprocess Task TaskOrder TaskPage TaskPhase TaskQuery TaskRun TaskSpec Wasm"
+        "AdmissionPolicy AgentState AgentStatus BackoffPolicy Container Embedded LabelSelector RestartPolicy"
+        " RunnerSelector Runtime Selector Subprocess Task TaskOrder TaskPage TaskPhase TaskQuery TaskRun TaskSpec Wasm"
     ),
     "solti_store.ops.agents": "Agent CancelRequest",
     "solti_store.ops.attempts": "Reaped",

@@ -21,6 +21,8 @@ __all__ = [
     "NotFound",
     "OutcomeUnknown",
     "SchemaMismatch",
+    "SlotBusy",
+    "SlotQueueFull",
     "SoltiStoreError",
     "StoreUnavailable",
     "TransactionAborted",
@@ -159,6 +161,44 @@ class AlreadyRunning(SoltiStoreError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return partial(type(self), attempt=self.attempt), (self.task_id,)
+
+
+class SlotBusy(SoltiStoreError):
+    """The slot has an owner, and the task may not wait for it; nothing was written.
+
+    Attributes:
+        task_id: The task that was refused.
+        slot: The slot.
+        owner: The task that owns it, from its admission to its final phase.
+    """
+
+    def __init__(self, task_id: str, *, slot: str, owner: str) -> None:
+        super().__init__(f"slot '{slot}' is taken by task '{owner}', so task '{task_id}' is refused")
+        self.task_id = task_id
+        self.slot = slot
+        self.owner = owner
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), slot=self.slot, owner=self.owner), (self.task_id,)
+
+
+class SlotQueueFull(SoltiStoreError):
+    """As many tasks as may wait for the slot already; nothing was written.
+
+    Attributes:
+        task_id: The task that was refused.
+        slot: The slot.
+        limit: How many may wait.
+    """
+
+    def __init__(self, task_id: str, *, slot: str, limit: int) -> None:
+        super().__init__(f"{limit} tasks wait for slot '{slot}' already, so task '{task_id}' is refused")
+        self.task_id = task_id
+        self.slot = slot
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), slot=self.slot, limit=self.limit), (self.task_id,)
 
 
 class LeaseLost(SoltiStoreError):

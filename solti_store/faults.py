@@ -17,7 +17,7 @@ from solti_store.errors import (
     TransactionAborted,
 )
 
-__all__ = ["Fault", "classify", "is_refusal", "spoils_connection", "sqlstate", "translate"]
+__all__ = ["Fault", "classify", "is_owner_conflict", "is_refusal", "spoils_connection", "sqlstate", "translate"]
 
 
 class Fault(Enum):
@@ -47,6 +47,7 @@ _SCHEMA = {"3F000", "42P01", "42703", "42883"}
 _CLASS_CONNECTION = "08"
 _CLASS_DATA = "22"
 _CHECK_VIOLATION = "23514"
+_ONE_OWNER = "uq_task_status_owner"
 
 
 def sqlstate(error: DBAPIError) -> str | None:
@@ -72,6 +73,11 @@ def is_refusal(error: DBAPIError) -> bool:
     return sqlstate(error) in _REFUSALS
 
 
+def is_owner_conflict(error: DBAPIError) -> bool:
+    """Whether the slot has an owner already; others may have become it a moment ago."""
+    return _constraint(error) == _ONE_OWNER
+
+
 def spoils_connection(error: BaseException | None) -> bool:
     """Whether the connection is of no use after this error of psycopg's, though it still stands."""
     return getattr(error, "sqlstate", None) in _USELESS
@@ -93,12 +99,17 @@ def translate(error: DBAPIError) -> SoltiStoreError:  # noqa: PLR0911 - one for 
                 f" ({_first_line(error)})"
             )
         case Fault.FINAL if state == _CHECK_VIOLATION:
-            name = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+            name = _constraint(error)
             return Invalid(f"invalid model: the database refuses the value (constraint {name})", field=name or "")
         case Fault.FINAL if state is not None and state.startswith(_CLASS_DATA):
             return Invalid(f"invalid model: the database refuses the value ({_first_line(error)})")
         case _:
             return StoreUnavailable(f"the database refused ({state}): {_first_line(error)}")
+
+
+def _constraint(error: DBAPIError) -> str | None:
+    name: str | None = getattr(getattr(error.orig, "diag", None), "constraint_name", None)
+    return name
 
 
 def _first_line(error: DBAPIError) -> str:

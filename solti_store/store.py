@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Self
 from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
-from solti_store.ops import agents, attempts, label_index, listing, schema, tasks
+from solti_store.ops import agents, arguments, attempts, label_index, listing, schema, tasks
 from solti_store.ops import retention as retaining
 from solti_store.ops import why as explaining
 from solti_store.retry import Effect, RetryPolicy
 from solti_store.rules.retention import Retention
+from solti_store.rules.slots import MAX_SLOT_QUEUE
 from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Mode, Pooled, Runner
 from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
@@ -75,11 +76,18 @@ class TaskStore:
     Args:
         engine: An engine of the caller's, who also disposes of it; `open` makes one itself.
         retry: How patient the store is with a database that fails.
+        max_slot_queue: How many tasks may wait for one slot, counted at each creation that would wait.
+
+    Raises:
+        Invalid: `max_slot_queue` is negative.
     """
 
-    def __init__(self, engine: Engine, *, retry: RetryPolicy = RetryPolicy()) -> None:
+    def __init__(
+        self, engine: Engine, *, retry: RetryPolicy = RetryPolicy(), max_slot_queue: int = MAX_SLOT_QUEUE
+    ) -> None:
         self._run: Runner = Pooled(engine, retry)
         self._owned: Engine | None = None
+        self._max_slot_queue = arguments.max_slot_queue(max_slot_queue)
 
     @classmethod
     def open(
@@ -87,6 +95,7 @@ class TaskStore:
         url: str | URL | None = None,
         *,
         retry: RetryPolicy = RetryPolicy(),
+        max_slot_queue: int = MAX_SLOT_QUEUE,
         **engine_options: Any,  # noqa: ANN401 - whatever SQLAlchemy takes
     ) -> Self:
         """Connect to a database, and own the engine: use as a context manager, or call `close`.
@@ -95,6 +104,7 @@ class TaskStore:
             url: `postgresql://…`; None means SOLTI_STORE_URL, and without that the user's private embedded
                 server, which is started and migrated as needed. A server of your own is migrated only when told.
             retry: How patient the store is with a database that fails.
+            max_slot_queue: How many tasks may wait for one slot, counted at each creation that would wait.
             **engine_options: Passed to `sqlalchemy.create_engine`.
 
         Raises:
@@ -102,7 +112,7 @@ class TaskStore:
             EmbeddedError: The embedded server cannot be started.
         """
         engine = engines.open_engine(url, **engine_options)
-        store = cls(engine, retry=retry)
+        store = cls(engine, retry=retry, max_slot_queue=max_slot_queue)
         store._owned = engine
         try:
             if is_embedded(url) and store._run(schema.revision, READ) != HEAD:
@@ -125,6 +135,7 @@ class TaskStore:
         bound = object.__new__(type(self))
         bound._run = Bound(connection)
         bound._owned = None
+        bound._max_slot_queue = self._max_slot_queue
         return bound
 
     def close(self) -> None:
@@ -143,21 +154,26 @@ class TaskStore:
     # --- tasks ---
 
     def create(self, task_id: str, spec: TaskSpec) -> Task:
-        """Create a task, due at once.
+        """Create a task: due at once if its slot is free, else as its admission policy says.
 
         Raises:
             AlreadyExists: The id is taken.
+            SlotBusy: The slot has an owner, and the policy is `dropIfRunning`.
+            SlotQueueFull: The policy is `queue`, and as many as may wait already.
         """
-        return self._run(tasks.create, ONCE, task_id, spec)
+        task = self._run(tasks.create, ONCE, task_id, spec)
+        return task if task is not None else self.create_many([(task_id, spec)])[0]
 
     def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """Create all of these tasks, in this order, or none.
 
         Raises:
             AlreadyExists: One of the ids is taken; the error names the first.
+            SlotBusy: One of the slots has an owner, which may be of this batch, and the policy is `dropIfRunning`.
+            SlotQueueFull: One of the tasks would wait, and as many as may wait already.
             Invalid: An id occurs twice.
         """
-        return self._run(tasks.create_many, BATCH_ONCE, list(items))
+        return self._run(tasks.create_many, BATCH_ONCE, list(items), max_slot_queue=self._max_slot_queue)
 
     def get(self, task_id: str) -> Task:
         """Read a task.
@@ -231,6 +247,7 @@ class TaskStore:
         Raises:
             NotFound: There is no task of this id.
             VersionConflict: The task has changed since; the error has its current version.
+            Invalid: The spec names another slot: a task stays in its own.
         """
         return self._run(tasks.replace, ONCE, task_id, spec, expected=expected_version)
 
@@ -258,15 +275,15 @@ class TaskStore:
     def cancel(self, task_id: str) -> Task:
         """Cancel a task: at once if it is not running, else by a request its worker sees at its next heartbeat.
 
-        A task that is final already stays as it is.
+        A task that is final already stays as it is. If the task owned its slot, the next one is admitted.
 
         Raises:
             NotFound: There is no task of this id.
         """
-        return self._run(tasks.cancel, ONCE, task_id)
+        return self._run(tasks.cancel, BATCH_ONCE, task_id)
 
     def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
-        """Delete a task with its runs, whatever its phase.
+        """Delete a task with its runs, whatever its phase. If it owned its slot, the next one is admitted.
 
         Args:
             task_id: The task.
@@ -280,7 +297,7 @@ class TaskStore:
             NotFound: There is none, and a version was expected.
             VersionConflict: The task has changed since.
         """
-        return self._run(tasks.delete, ONCE, task_id, expected=expected_version)
+        return self._run(tasks.delete, BATCH_ONCE, task_id, expected=expected_version)
 
     def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """The latest runs of a task, at most `limit` (1000), the oldest of them first.
@@ -363,6 +380,7 @@ class TaskStore:
         Raises:
             NotFound: There is no task of this id.
             AlreadyRunning: An attempt is running.
+            SlotBusy: Another task owns the slot.
             AgentLost: This incarnation was closed, or its lease is over.
         """
         return self._run(attempts.start, BATCH_ONCE, task_id, agent)
@@ -416,11 +434,18 @@ class AsyncTaskStore:
     Args:
         engine: An engine of the caller's, who also disposes of it; `open` makes one itself.
         retry: How patient the store is with a database that fails.
+        max_slot_queue: How many tasks may wait for one slot, counted at each creation that would wait.
+
+    Raises:
+        Invalid: `max_slot_queue` is negative.
     """
 
-    def __init__(self, engine: AsyncEngine, *, retry: RetryPolicy = RetryPolicy()) -> None:
+    def __init__(
+        self, engine: AsyncEngine, *, retry: RetryPolicy = RetryPolicy(), max_slot_queue: int = MAX_SLOT_QUEUE
+    ) -> None:
         self._run: AsyncRunner = AsyncPooled(engine, retry)
         self._owned: AsyncEngine | None = None
+        self._max_slot_queue = arguments.max_slot_queue(max_slot_queue)
 
     @classmethod
     async def open(
@@ -428,12 +453,13 @@ class AsyncTaskStore:
         url: str | URL | None = None,
         *,
         retry: RetryPolicy = RetryPolicy(),
+        max_slot_queue: int = MAX_SLOT_QUEUE,
         **engine_options: Any,  # noqa: ANN401 - whatever SQLAlchemy takes
     ) -> Self:
         """As `TaskStore.open`."""
         # In a thread: to start the embedded server takes a second.
         engine = await asyncio.to_thread(engines.open_async_engine, url, **engine_options)
-        store = cls(engine, retry=retry)
+        store = cls(engine, retry=retry, max_slot_queue=max_slot_queue)
         store._owned = engine
         try:
             if is_embedded(url) and await store._run(schema.revision, READ) != HEAD:
@@ -449,6 +475,7 @@ class AsyncTaskStore:
         bound = object.__new__(type(self))
         bound._run = AsyncBound(connection)
         bound._owned = None
+        bound._max_slot_queue = self._max_slot_queue
         return bound
 
     async def close(self) -> None:
@@ -468,11 +495,12 @@ class AsyncTaskStore:
 
     async def create(self, task_id: str, spec: TaskSpec) -> Task:
         """As `TaskStore.create`."""
-        return await self._run(tasks.create, ONCE, task_id, spec)
+        task = await self._run(tasks.create, ONCE, task_id, spec)
+        return task if task is not None else (await self.create_many([(task_id, spec)]))[0]
 
     async def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """As `TaskStore.create_many`."""
-        return await self._run(tasks.create_many, BATCH_ONCE, list(items))
+        return await self._run(tasks.create_many, BATCH_ONCE, list(items), max_slot_queue=self._max_slot_queue)
 
     async def get(self, task_id: str) -> Task:
         """As `TaskStore.get`."""
@@ -523,11 +551,11 @@ class AsyncTaskStore:
 
     async def cancel(self, task_id: str) -> Task:
         """As `TaskStore.cancel`."""
-        return await self._run(tasks.cancel, ONCE, task_id)
+        return await self._run(tasks.cancel, BATCH_ONCE, task_id)
 
     async def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """As `TaskStore.delete`."""
-        return await self._run(tasks.delete, ONCE, task_id, expected=expected_version)
+        return await self._run(tasks.delete, BATCH_ONCE, task_id, expected=expected_version)
 
     async def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """As `TaskStore.runs`."""

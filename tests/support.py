@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from sqlalchemy import create_engine, make_url, text
 
-from solti_store import Agent, AsyncTaskStore, RestartPolicy, RunnerSelector, Subprocess, TaskSpec
+from solti_store import AdmissionPolicy, Agent, AsyncTaskStore, RestartPolicy, RunnerSelector, Subprocess, TaskSpec
 from solti_store.model import Labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def spec(slot: str = "slot", **changes: Any) -> TaskSpec:
-    """A small task."""
-    return TaskSpec.builder(slot, Subprocess.command("true"), 5000).build().replace(**changes)
+_numbers = itertools.count(1)
 
 
-def retrying(**changes: Any) -> TaskSpec:
+def spec(slot: str | None = None, **changes: Any) -> TaskSpec:
+    """A small task; in a slot of its own, unless one is given."""
+    return (
+        TaskSpec.builder(slot or f"slot-{next(_numbers)}", Subprocess.command("true"), 5000).build().replace(**changes)
+    )
+
+
+def queued(slot: str, **changes: Any) -> TaskSpec:
+    """A small task that waits for its turn in the slot."""
+    return spec(slot, admission=AdmissionPolicy.QUEUE, **changes)
+
+
+def retrying(slot: str | None = None, **changes: Any) -> TaskSpec:
     """A small task that restarts on failure, at once."""
     backoff = spec().backoff.replace(first_ms=1, max_ms=1)
-    return spec(restart=RestartPolicy.on_failure(), backoff=backoff, **changes)
+    return spec(slot, **({"restart": RestartPolicy.on_failure(), "backoff": backoff} | changes))
 
 
 def connect(url: str) -> psycopg.Connection[Any]:

@@ -64,6 +64,8 @@ TABLES = (
         exit_code            integer,
         error                text,
         due_at               timestamptz,
+        slot                 text COLLATE "C" NOT NULL,
+        queue_key            bigint,
         route                uuid NOT NULL,
         agent                bigint,
         deadline             timestamptz,
@@ -78,7 +80,9 @@ TABLES = (
         CONSTRAINT ck_task_status_running
             CHECK (phase = 'running' OR (agent IS NULL AND cancel_requested_at IS NULL)),
         CONSTRAINT ck_task_status_due_at
-            CHECK (due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout'))
+            CHECK (due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout')),
+        CONSTRAINT ck_task_status_queue_key
+            CHECK ((queue_key IS NOT NULL) = (phase = 'pending' AND due_at IS NULL))
     )
     """,
     """
@@ -93,11 +97,15 @@ TABLES = (
         exit_code    integer,
         agent        bigint,
         agent_id     text COLLATE "C",
+        stdout       text,
+        stderr       text,
         CONSTRAINT pk_task_runs PRIMARY KEY (seq, attempt),
         CONSTRAINT ck_task_runs_attempt CHECK (attempt BETWEEN 1 AND 4294967295),
         CONSTRAINT ck_task_runs_phase
             CHECK (phase IN ('running', 'succeeded', 'failed', 'timeout', 'canceled')),
-        CONSTRAINT ck_task_runs_finished_at CHECK ((phase = 'running') = (finished_at IS NULL))
+        CONSTRAINT ck_task_runs_finished_at CHECK ((phase = 'running') = (finished_at IS NULL)),
+        CONSTRAINT ck_task_runs_stdout CHECK (octet_length(stdout) BETWEEN 1 AND 196608),
+        CONSTRAINT ck_task_runs_stderr CHECK (octet_length(stderr) BETWEEN 1 AND 196608)
     )
     """,
     """
@@ -113,7 +121,7 @@ TABLES = (
         attempt           bigint NOT NULL,
         detail            jsonb,
         CONSTRAINT ck_task_events_type CHECK (type IN
-            ('created', 'specChanged', 'started', 'finished', 'cancelRequested', 'refused', 'deleted')),
+            ('created', 'admitted', 'specChanged', 'started', 'finished', 'cancelRequested', 'refused', 'deleted')),
         CONSTRAINT ck_task_events_phase CHECK (phase IN
             ('pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted'))
     )
@@ -183,6 +191,14 @@ INDEXES = (
     "CREATE INDEX ix_tasks_kind_seq ON solti.tasks (kind, seq)",
     "CREATE INDEX ix_tasks_labels_xid ON solti.tasks (labels_xid)",
     "CREATE INDEX ix_task_status_claim ON solti.task_status (route, due_at, seq) WHERE due_at IS NOT NULL",
+    """
+    CREATE UNIQUE INDEX uq_task_status_owner ON solti.task_status (slot)
+    WHERE due_at IS NOT NULL OR deadline IS NOT NULL
+    """,
+    """
+    CREATE UNIQUE INDEX uq_task_status_queue ON solti.task_status (slot, queue_key)
+    WHERE queue_key IS NOT NULL
+    """,
     "CREATE INDEX ix_task_status_running ON solti.task_status (agent, deadline) WHERE deadline IS NOT NULL",
     "CREATE INDEX ix_task_status_phase_seq ON solti.task_status (phase, seq)",
     "CREATE INDEX ix_task_status_updated_at_seq ON solti.task_status (updated_at, seq)",

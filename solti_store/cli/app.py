@@ -13,6 +13,7 @@ from solti_store.cli import db, tasks
 from solti_store.cli.agents import agents
 from solti_store.cli.demo.command import demo
 from solti_store.cli.exits import Exit, PipeClosedError, report
+from solti_store.cli.logs import logs
 from solti_store.cli.session import Session
 from solti_store.cli.submit import SubmitCommand, submit
 from solti_store.cli.work import work
@@ -71,6 +72,7 @@ app.command("submit", cls=SubmitCommand)(submit)
 app.command("get", no_args_is_help=False)(tasks.get)
 app.command("list")(tasks.list_)
 app.command("runs")(tasks.runs)
+app.command("logs")(logs)
 app.command("why")(tasks.why)
 app.command("cancel")(tasks.cancel)
 app.command("delete")(tasks.delete)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from solti_store.cli import parsing
-from solti_store.cli.exits import Exit
+from solti_store.cli.exits import Exit, UsageError
 from solti_store.cli.render import PHASE_STYLES, console, is_fancy, note, one_line
 from solti_store.cli.session import session_of
 
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from datetime import timedelta
 
-    from solti_store.worker import Worker, WorkerEvent, WorkerReport
+    from solti_store.worker import Runner, Worker, WorkerEvent, WorkerReport
 
 __all__ = ["work"]
 
+KINDS = ("subprocess", "container", "wasm")
 _LEASE = "30s"
 _RETENTION = "30d"
 
@@ -57,6 +58,23 @@ def work(
     concurrency: Annotated[
         int, typer.Option("--concurrency", "-c", metavar="N", min=1, help="Attempts at the same time.")
     ] = 4,
+    prefetch: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Attempts more to take on, which wait for others to end; their time runs from then.",
+        ),
+    ] = 0,
+    kinds: Annotated[
+        str, typer.Option(metavar="KIND,...", help="The kinds of task to run: subprocess, container, wasm.")
+    ] = "subprocess",
+    output_tail: Annotated[
+        int,
+        typer.Option(
+            metavar="BYTES", min=0, max=65_536, help="How much of each output to keep with the run, from the end."
+        ),
+    ] = 4096,
     lease: Annotated[
         str, typer.Option(metavar="TIME", help="How long it may be silent before others take over its attempts.")
     ] = _LEASE,
@@ -86,7 +104,10 @@ def work(
         agent_id=agent_id or default_agent_id(),
         labels=dict(parsing.pairs(label or (), "--label")),
         env=parsing.pairs(env or (), "--env"),
+        kinds=_kinds(kinds),
         concurrency=concurrency,
+        prefetch=prefetch,
+        output_tail=output_tail,
         lease=parsing.duration(lease, "--lease"),
         retention=None if retention == "forever" else parsing.duration(retention, "--retention"),
         until_idle=until_idle,
@@ -98,13 +119,25 @@ def work(
     return asyncio.run(_work(options))
 
 
+def _kinds(text: str) -> list[str]:
+    kinds = list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if "embedded" in kinds:
+        raise UsageError("--kinds: embedded tasks are functions of a Python program, which has its own worker")
+    if wrong := [kind for kind in kinds if kind not in KINDS]:
+        raise UsageError(f"--kinds: expected some of {', '.join(KINDS)}, got {wrong[0][:40]!r}")
+    return kinds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
     url: str | None
     agent_id: str
     labels: dict[str, str]
     env: list[tuple[str, str]]
+    kinds: list[str]
     concurrency: int
+    prefetch: int
+    output_tail: int
     lease: "timedelta"
     retention: "timedelta | None"
     until_idle: bool
@@ -118,15 +151,25 @@ async def _work(options: _Options) -> int:
     from solti_store.model import RunnerEnv  # noqa: PLC0415 - half a second that help does not need
     from solti_store.rules.retention import Retention  # noqa: PLC0415
     from solti_store.store import AsyncTaskStore  # noqa: PLC0415
-    from solti_store.worker import Worker  # noqa: PLC0415
+    from solti_store.worker import ContainerRunner, SubprocessRunner, WasmRunner, Worker  # noqa: PLC0415
 
+    known: dict[str, Callable[[], Runner]] = {
+        "subprocess": SubprocessRunner,
+        "container": ContainerRunner,
+        "wasm": WasmRunner,
+    }
+    # Before a database is looked for: this machine may lack what they need.
+    runners = [known[kind]() for kind in options.kinds]
     kept = options.retention
     async with await AsyncTaskStore.open(options.url) as store:
         worker = Worker(
             store,
             options.agent_id,
             labels=options.labels,
+            runners=runners,
             concurrency=options.concurrency,
+            prefetch=options.prefetch,
+            output_tail=options.output_tail,
             lease=options.lease,
             env=RunnerEnv(options.env),
             retention=None if kept is None else Retention(tasks=kept, runs=kept),

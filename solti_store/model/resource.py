@@ -54,6 +54,8 @@ class TaskRun(Value):
         finished_at: When it ended; None while it runs.
         error: Why it failed, if it did.
         exit_code: Its exit code, if it had one.
+        stdout: The end of its standard output, if it wrote any and its worker kept it.
+        stderr: The end of its standard error, likewise.
         agent: The worker that ran it; None when it was started by hand.
     """
 
@@ -63,6 +65,8 @@ class TaskRun(Value):
     finished_at: Timestamp | None = Field(default=None, exclude_if=is_none)
     error: Text | None = Field(default=None, exclude_if=is_none)
     exit_code: I32 | None = Field(default=None, exclude_if=is_none)
+    stdout: Text | None = Field(default=None, exclude_if=is_none)
+    stderr: Text | None = Field(default=None, exclude_if=is_none)
     agent: AgentId | None = Field(default=None, exclude_if=is_none)
 
     @property

@@ -10,7 +10,7 @@ from solti_store.model import MAX_LIMIT, Task
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["limit", "position", "precondition"]
+__all__ = ["limit", "max_slot_queue", "position", "precondition"]
 
 _VERSION_MAX = 2**63 - 1  # PostgreSQL's bigint
 
@@ -20,6 +20,16 @@ def limit(given: object) -> int:
     if isinstance(given, bool) or not isinstance(given, int) or given < 1:
         raise Invalid(f"invalid model: limit must be an integer of at least 1, got {given!r}", field="limit")
     return min(given, MAX_LIMIT)
+
+
+def max_slot_queue(given: object) -> int:
+    """How many tasks may wait for a slot."""
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= _VERSION_MAX:
+        raise Invalid(
+            f"invalid model: max_slot_queue must be an integer from 0 to {_VERSION_MAX}, got {given!r}",
+            field="max_slot_queue",
+        )
+    return given
 
 
 def position(given: object) -> int:

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from solti_store.errors import AlreadyRunning, Invalid, LeaseLost, ModelError
+from sqlalchemy.exc import DBAPIError
+
+from solti_store.errors import AlreadyRunning, Invalid, LeaseLost, ModelError, SlotBusy
+from solti_store.faults import is_owner_conflict
 from solti_store.model import BackoffPolicy, RestartPolicy, TaskId, TaskPhase
-from solti_store.ops import arguments, rows
+from solti_store.ops import arguments, rows, slots
 from solti_store.ops.agents import require_open, routes_of
 from solti_store.ops.tasks import act, get
 from solti_store.rules import restart
@@ -80,13 +83,21 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
     checked = TaskId(task_id)
     if agent is not None:
         require_open(conn, agent, now=now)
-    seq = act(conn, sql.PICK_BY_ID, {"task_id": str(checked)})
-    if seq is None:
+    picked = act(conn, sql.PICK_BY_ID, {"task_id": str(checked)})
+    if picked is None:
         raise AlreadyRunning(checked, attempt=get(conn, checked).status.attempt)
-    # In a savepoint: of a spec that cannot be read, a caller's transaction must not keep a running attempt.
-    with conn.begin_nested():
-        (started,) = _start(conn, [seq.seq], agent, now)
-        return rows.claim(started)
+    while True:
+        try:
+            # In a savepoint: of a spec that cannot be read, a caller's transaction must not keep a running attempt.
+            with conn.begin_nested():
+                (started,) = _start(conn, [picked.seq], agent, now)
+                return rows.claim(started)
+        except DBAPIError as error:
+            if not is_owner_conflict(error):
+                raise
+        # It waits for its slot's owner, or is final and the slot has another. That one may just have ended.
+        if (owner := slots.owner(conn, picked.slot)) is not None:
+            raise SlotBusy(checked, slot=picked.slot, owner=owner)
 
 
 def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: datetime | None) -> list[Row]:
@@ -172,7 +183,7 @@ def _close(conn: Connection, closing: Sequence[tuple[Row, _Verdict]], now: datet
     policies = {row.seq: row for row in sql.SELECT_POLICIES.all(conn, {"seqs": seqs})}
     outcomes = [verdict(row, policies[row.seq]) for row, verdict in closing]
     followed = [_follow(row, policies[row.seq], outcome) for (row, _), outcome in zip(closing, outcomes, strict=True)]
-    sql.CLOSE.all(
+    closed = sql.CLOSE.all(
         conn,
         {
             "seqs": seqs,
@@ -180,6 +191,8 @@ def _close(conn: Connection, closing: Sequence[tuple[Row, _Verdict]], now: datet
             "run_phases": [outcome.phase.value for outcome in outcomes],
             "exit_codes": [outcome.exit_code for outcome in outcomes],
             "errors": [outcome.error for outcome in outcomes],
+            "stdouts": [outcome.stdout or None for outcome in outcomes],
+            "stderrs": [outcome.stderr or None for outcome in outcomes],
             "phases": [following.phase.value for following in followed],
             "streaks": [following.failures for following in followed],
             "delays": [
@@ -189,6 +202,7 @@ def _close(conn: Connection, closing: Sequence[tuple[Row, _Verdict]], now: datet
             "now": now,
         },
     )
+    slots.admit(conn, [row.free_slot for row in closed if row.free_slot is not None], now=now)
     return [
         Reaped(
             TaskId(policies[row.seq].id),

@@ -121,5 +121,7 @@ def run(row: Row) -> TaskRun:
         finished_at=None if row.finished_at is None else Timestamp.from_datetime(row.finished_at),
         error=row.error,
         exit_code=row.exit_code,
+        stdout=row.stdout,
+        stderr=row.stderr,
         agent=row.agent_id,
     )

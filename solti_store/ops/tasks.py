@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import DBAPIError
+
 from solti_store.errors import AlreadyExists, Invalid, NotFound, VersionConflict
+from solti_store.faults import is_owner_conflict
 from solti_store.model import TaskId, Timestamp
-from solti_store.ops import arguments, rows
+from solti_store.ops import arguments, rows, slots
 from solti_store.rules.routing import route_of
 from solti_store.sql import tasks as sql
 from solti_store.sql.attempts import SELECT_RUNS
+from solti_store.sql.driver import is_autocommit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,28 +33,37 @@ _PIECE_ROWS = 20_000
 _PIECE_BYTES = 32 * 1024 * 1024
 
 
-def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | None = None) -> Task:
-    """Create one task, due at once."""
+def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | None = None) -> Task | None:
+    """Create one task as the owner of its slot, due at once; None, and nothing, when the slot has an owner already."""
     checked = TaskId(task_id)
     route = route_of(spec)
-    row = sql.INSERT.one_or_none(
-        conn,
-        {
-            "task_id": str(checked),
-            "task_spec": spec.to_json(),
-            "route_id": route.id,
-            "task_kind": route.kind,
-            "route_selector": route.selector,
-            "now": now,
-        },
-    )
-    if row is None:
-        raise AlreadyExists(checked)
-    return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
+    try:
+        # A savepoint costs two round trips; a statement that is its own transaction needs none.
+        with nullcontext() if is_autocommit(conn) else conn.begin_nested():
+            row = sql.INSERT.one_or_none(
+                conn,
+                {
+                    "task_id": str(checked),
+                    "task_spec": spec.to_json(),
+                    "route_id": route.id,
+                    "task_kind": route.kind,
+                    "route_selector": route.selector,
+                    "task_slot": str(spec.slot),
+                    "now": now,
+                },
+            )
+    except DBAPIError as error:
+        if is_owner_conflict(error):
+            return None
+        raise
+    if row is not None:
+        return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
+    _refuse_taken(conn, [checked])
+    return None
 
 
 def create_many(
-    conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, now: datetime | None = None
+    conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, max_slot_queue: int, now: datetime | None = None
 ) -> Sequence[Task]:
     """Create all of `tasks`, in this order, or none of them."""
     given = [(TaskId(task_id), spec) for task_id, spec in tasks]
@@ -58,29 +72,78 @@ def create_many(
     # A savepoint, so that in a caller's transaction a refused batch leaves nothing behind either.
     with conn.begin_nested():
         for piece in _pieces(given):
-            found = _insert(conn, piece, now)
-            if len(found) < len(piece):
-                made = {row.id for row in found}
-                raise AlreadyExists(next(task_id for task_id, _, _ in piece if task_id not in made))
-            created_at += [Timestamp.from_datetime(found[0].created_at)] * len(piece)
+            found = _as_owners(conn, piece, now) or _by_their_slots(conn, piece, max_slot_queue, now)
+            created_at += [Timestamp.from_datetime(row.created_at) for row in found[:1]] * len(piece)
     return rows.NewTasks(given, created_at)
 
 
-def _insert(conn: Connection, piece: list[tuple[str, TaskSpec, str]], now: datetime | None) -> list[Row]:
-    task_routes = [route_of(spec) for _, spec, _ in piece]
-    routes = list({route.id: route for route in task_routes}.values())
-    return sql.INSERT_MANY.all(
+def _as_owners(conn: Connection, piece: list[slots.Newcomer], now: datetime | None) -> list[Row] | None:
+    """Create a piece as owners of as many slots; None, and nothing, when a slot or an id is taken."""
+    if len({spec.slot for _, spec, _ in piece}) < len(piece):
+        return None
+    try:
+        with conn.begin_nested() as savepoint:
+            found = sql.INSERT_MANY.all(conn, _parameters(piece, now))
+            if len(found) == len(piece):
+                return found
+            savepoint.rollback()
+    except DBAPIError as error:
+        if not is_owner_conflict(error):
+            raise
+    return None
+
+
+def _by_their_slots(conn: Connection, piece: list[slots.Newcomer], max_waiting: int, now: datetime | None) -> list[Row]:
+    """Create a piece with regard to who owns the slots, and who waits for them."""
+    _refuse_taken(conn, [task_id for task_id, _, _ in piece])
+    while True:
+        try:
+            with conn.begin_nested():
+                return [row for newcomers in slots.rounds(piece) for row in _enter(conn, newcomers, max_waiting, now)]
+        except DBAPIError as error:
+            # A slot that was free has an owner now: its turn to be looked at.
+            if not is_owner_conflict(error):
+                raise
+
+
+def _enter(conn: Connection, newcomers: list[slots.Newcomer], max_waiting: int, now: datetime | None) -> list[Row]:
+    names = list({str(spec.slot): None for _, spec, _ in newcomers})
+    found = slots.look(conn, names, max_waiting=max_waiting)
+    places = slots.places(conn, newcomers, found, max_waiting=max_waiting, now=now)
+    entered = sql.INSERT_JUDGED.all(
         conn,
-        {
-            "ids": [task_id for task_id, _, _ in piece],
-            "specs": [text for _, _, text in piece],
-            "task_routes": [route.id for route in task_routes],
-            "routes": [route.id for route in routes],
-            "kinds": [route.kind for route in routes],
-            "selectors": [route.selector for route in routes],
-            "now": now,
+        _parameters(newcomers, now)
+        | {
+            "queued": [place.queued for place in places],
+            "queue_keys": [place.key for place in places],
+            "joined": [slot.seq for slot in found.values() if slot.seq is not None],
         },
     )
+    if len(entered) < len(newcomers):
+        made = {row.id for row in entered}
+        raise AlreadyExists(next(task_id for task_id, _, _ in newcomers if task_id not in made))
+    return entered
+
+
+def _parameters(piece: list[slots.Newcomer], now: datetime | None) -> dict[str, Any]:
+    task_routes = [route_of(spec) for _, spec, _ in piece]
+    routes = list({route.id: route for route in task_routes}.values())
+    return {
+        "ids": [str(task_id) for task_id, _, _ in piece],
+        "specs": [text for _, _, text in piece],
+        "task_routes": [route.id for route in task_routes],
+        "task_slots": [str(spec.slot) for _, spec, _ in piece],
+        "routes": [route.id for route in routes],
+        "kinds": [route.kind for route in routes],
+        "selectors": [route.selector for route in routes],
+        "now": now,
+    }
+
+
+def _refuse_taken(conn: Connection, ids: Sequence[TaskId]) -> None:
+    taken = {row.id for row in sql.SELECT_TAKEN.all(conn, {"ids": [str(task_id) for task_id in ids]})}
+    if taken:
+        raise AlreadyExists(next(task_id for task_id in ids if task_id in taken))
 
 
 def _refuse_repeats(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> None:
@@ -90,15 +153,15 @@ def _refuse_repeats(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> None:
     raise Invalid(f"invalid model: task_id '{twice}' occurs twice in one batch", field="id")
 
 
-def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[tuple[str, TaskSpec, str]]]:
-    piece: list[tuple[str, TaskSpec, str]] = []
+def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[slots.Newcomer]]:
+    piece: list[slots.Newcomer] = []
     size = 0
     for task_id, spec in tasks:
         text = spec.to_json()
         if piece and (len(piece) == _PIECE_ROWS or size + len(text) > _PIECE_BYTES):
             yield piece
             piece, size = [], 0
-        piece.append((str(task_id), spec, text))
+        piece.append((task_id, spec, text))
         size += len(text)
     if piece:
         yield piece
@@ -130,14 +193,21 @@ def replace(
             "route_id": route.id,
             "task_kind": route.kind,
             "route_selector": route.selector,
+            "task_slot": str(spec.slot),
             "now": now,
         },
     )
     if row is not None:
         return rows.task(row)
     current = get(conn, checked)
-    if _is_as_expected(current, expected) and current.spec == spec:
-        return current
+    if _is_as_expected(current, expected):
+        if current.spec == spec:
+            return current
+        if current.spec.slot != spec.slot:
+            raise Invalid(
+                f"invalid model: slot of task '{checked}' is '{current.spec.slot}' for good, not '{spec.slot}'",
+                field="slot",
+            )
     raise VersionConflict(checked, expected=version, current=current.metadata.resource_version)
 
 
@@ -153,7 +223,12 @@ def _is_as_expected(current: Task, expected: int | Task) -> bool:
 def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Task:
     """Cancel a task that is not running, ask for it if it is; of a final task, nothing."""
     checked = TaskId(task_id)
-    act(conn, sql.CANCEL, {"task_id": str(checked), "now": now})
+    locked = act(conn, sql.LOCK_BY_ID, {"task_id": str(checked)})
+    if locked is None:
+        raise NotFound(checked)
+    canceled = slots.cancel(conn, [(locked.seq, None)], now=now)
+    if locked.owns and any(row.phase == "canceled" for row in canceled):
+        slots.admit(conn, [locked.slot], now=now)
     return get(conn, checked)
 
 
@@ -161,10 +236,11 @@ def delete(conn: Connection, task_id: str, *, expected: int | Task | None = None
     """Delete a task and its runs; whether there was one."""
     checked = TaskId(task_id)
     version, created = (None, None) if expected is None else arguments.precondition(expected)
-    if (
-        act(conn, sql.DELETE, {"task_id": str(checked), "expected": version, "created": created, "now": now})
-        is not None
-    ):
+    locked = act(conn, sql.LOCK_BY_ID, {"task_id": str(checked)})
+    deleting = {"task_id": str(checked), "expected": version, "created": created, "now": now}
+    if locked is not None and sql.DELETE.one_or_none(conn, deleting) is not None:
+        if locked.owns:
+            slots.admit(conn, [locked.slot], now=now)
         return True
     if version is None:
         return False

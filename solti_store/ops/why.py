@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from solti_store.errors import NotFound
 from solti_store.model import RunnerSelector, TaskId, TaskPhase
-from solti_store.rules.why import Facts, Worker
+from solti_store.rules.why import Facts, Queue, Worker
 from solti_store.rules.why import why as reason
 from solti_store.sql.why import SELECT_FACTS
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from solti_store.rules.why import Why
+    from solti_store.sql.driver import Row
 
 __all__ = ["why"]
 
@@ -42,6 +43,20 @@ def why(conn: Connection, task_id: str, *, now: datetime | None = None) -> Why:
             kind=row.kind,
             selector=RunnerSelector() if row.selector is None else RunnerSelector.from_json(row.selector),
             ahead=row.ahead,
+            queue=_queue(row),
             workers=[Worker(*worker) for worker in json.loads(row.workers)],
         )
+    )
+
+
+def _queue(row: Row) -> Queue | None:
+    if row.queue_key is None:
+        return None
+    return Queue(
+        slot=row.slot,
+        ahead=row.in_line,
+        owner=row.owner_id,
+        owner_due_at=row.owner_due_at,
+        owner_started_at=row.owner_started_at,
+        owner_agent=row.owner_agent,
     )

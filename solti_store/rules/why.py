@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
-from solti_store.model import AgentId, LabelRequirement, TaskId, TaskPhase, Timestamp, Value, requirements_of
+from solti_store.model import AgentId, LabelRequirement, Slot, TaskId, TaskPhase, Timestamp, Value, requirements_of
 from solti_store.model._base import is_empty, is_none
 from solti_store.model.scalars import U64, Text
 
@@ -27,6 +27,7 @@ _NAMED: Final = 5
 class WhyReason(StrEnum):
     """What keeps a task from running, or that nothing does."""
 
+    QUEUED = "queued"
     RUNNING = "running"
     CANCELING = "canceling"
     RESTARTING = "restarting"
@@ -54,9 +55,12 @@ class Why(Value):
         id: The task.
         reason: The reason.
         message: The same as a sentence.
-        at: `running`, `canceling`: since when; `restarting`, `due`: when it is due; `final`: when it ended.
+        at: `queued`, `running`, `canceling`: since when; `restarting`, `due`: when it is due; `final`: when it ended.
         agent: Who runs it; None when it was started by hand.
-        ahead: `due`: how many tasks of its kind and runner selector were due before it, counted up to 1000.
+        ahead: `due`: how many tasks of its kind and runner selector were due before it; `queued`: how many wait for
+            its slot before it; counted up to 1000.
+        slot: `queued`: its slot.
+        owner: `queued`: the task that owns the slot.
         unfit: `noWorker`: the live workers, and what each lacks; at most 100.
     """
 
@@ -66,6 +70,8 @@ class Why(Value):
     at: Timestamp
     agent: AgentId | None = Field(default=None, exclude_if=is_none)
     ahead: U64 | None = Field(default=None, exclude_if=is_none)
+    slot: Slot | None = Field(default=None, exclude_if=is_none)
+    owner: TaskId | None = Field(default=None, exclude_if=is_none)
     unfit: tuple[Unfit, ...] = Field(default=(), exclude_if=is_empty)
 
 
@@ -76,6 +82,27 @@ class Worker:
     id: str
     kinds: Collection[str]
     labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What a task waits for that does not own its slot.
+
+    Attributes:
+        slot: The slot.
+        ahead: How many wait before it.
+        owner: The task that owns the slot; None when the books are damaged.
+        owner_due_at: When that may start, or start again; None while it runs.
+        owner_started_at: When its running attempt began.
+        owner_agent: Who runs it.
+    """
+
+    slot: str
+    ahead: int
+    owner: str | None
+    owner_due_at: datetime | None
+    owner_started_at: datetime | None
+    owner_agent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +123,7 @@ class Facts:
         kind: Its kind.
         selector: Which workers may run it.
         ahead: How many tasks of its route are due before it.
+        queue: What it waits for before it is due; None when it does not.
         workers: The live workers.
     """
 
@@ -112,6 +140,7 @@ class Facts:
     kind: str
     selector: RunnerSelector
     ahead: int
+    queue: Queue | None
     workers: Sequence[Worker]
 
 
@@ -119,6 +148,8 @@ def why(facts: Facts) -> Why:
     """The reason, from the facts."""
     if facts.started_at is not None:
         return _running(facts, facts.started_at)
+    if facts.queue is not None:
+        return _queued(facts, facts.queue)
     if facts.due_at is None:
         attempts = "1 attempt" if facts.attempt == 1 else f"{facts.attempt} attempts"
         message = f"final: {facts.phase} at {_at(facts.updated_at)} after {attempts}{_error(facts)}"
@@ -136,6 +167,31 @@ def why(facts: Facts) -> Why:
     before = "it is the next of its kind and selector" if not facts.ahead else f"{facts.ahead} like it are before it"
     message = f"due since {_at(facts.due_at)}, waits for a free worker; {before}"
     return _why(facts, WhyReason.DUE, message, facts.due_at, ahead=facts.ahead)
+
+
+def _queued(facts: Facts, queue: Queue) -> Why:
+    before = "it is the next" if not queue.ahead else f"{queue.ahead} wait before it"
+    message = f"queued behind {queue.owner} in slot {queue.slot}, which {_owner_state(facts, queue)}; {before}"
+    return _why(
+        facts,
+        WhyReason.QUEUED,
+        message,
+        facts.updated_at,
+        ahead=queue.ahead,
+        slot=Slot(queue.slot),
+        owner=None if queue.owner is None else TaskId(queue.owner),
+    )
+
+
+def _owner_state(facts: Facts, queue: Queue) -> str:
+    if queue.owner_started_at is not None:
+        where = f"on {queue.owner_agent}" if queue.owner_agent else "by hand"
+        return f"runs {where} since {_at(queue.owner_started_at)}"
+    if queue.owner_due_at is None:
+        return "is nowhere to be found"
+    if queue.owner_due_at > facts.now:
+        return f"waits until {_at(queue.owner_due_at)} for its restart"
+    return f"is due since {_at(queue.owner_due_at)}"
 
 
 def _running(facts: Facts, started_at: datetime) -> Why:
@@ -170,6 +226,8 @@ def _why(
     *,
     agent: AgentId | None = None,
     ahead: int | None = None,
+    slot: Slot | None = None,
+    owner: TaskId | None = None,
     unfit: tuple[Unfit, ...] = (),
 ) -> Why:
     return Why(
@@ -179,6 +237,8 @@ def _why(
         at=Timestamp.from_datetime(at),
         agent=agent,
         ahead=ahead,
+        slot=slot,
+        owner=owner,
         unfit=unfit,
     )
 

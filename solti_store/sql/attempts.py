@@ -31,6 +31,7 @@ from solti_store.rules.retention import MAX_RUNS
 from solti_store.sql.agents import HOLDER
 from solti_store.sql.driver import Prepared
 from solti_store.sql.events import CHANGED, event
+from solti_store.sql.slots import is_waited_for
 from solti_store.sql.tables import LATEST, agents, task_events, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, array_param
 
@@ -115,7 +116,7 @@ PICK_REST = Prepared(
 
 #: Locks the task `id` unless it is running.
 PICK_BY_ID = Prepared(
-    select(task_status.c.seq)
+    select(task_status.c.seq, task_status.c.slot)
     .join(tasks, tasks.c.seq == task_status.c.seq)
     .where(tasks.c.id == _id, task_status.c.phase != "running")
     .with_for_update(of=task_status)
@@ -137,6 +138,7 @@ _started = (
         exit_code=None,
         error=None,
         due_at=None,
+        queue_key=None,
         agent=_agent,
         deadline=_later(LATEST, cast(tasks.c.spec["timeout"].astext, Numeric)),
     )
@@ -269,6 +271,8 @@ _done = (
         array_param("errors", "text"),
         array_param("streaks", "bigint"),
         array_param("delays", "bigint"),
+        array_param("stdouts", "text"),
+        array_param("stderrs", "text"),
     )
     .table_valued(
         column("seq", BigInteger),
@@ -279,6 +283,8 @@ _done = (
         column("error", Text),
         column("failures", BigInteger),
         column("delay", BigInteger),
+        column("stdout", Text),
+        column("stderr", Text),
         name="done",
     )
     .render_derived()
@@ -306,9 +312,13 @@ _closed = (
     )
     .returning(
         *CHANGED,
+        task_status.c.slot,
+        task_status.c.due_at,
         _done.c.run_phase,
         _done.c.exit_code,
         _done.c.error,
+        _done.c.stdout,
+        _done.c.stderr,
     )
     .cte("closed")
 )
@@ -320,13 +330,20 @@ _run_closed = (
         finished_at=func.greatest(task_runs.c.started_at, _closed.c.updated_at),
         exit_code=_closed.c.exit_code,
         error=_closed.c.error,
+        stdout=_closed.c.stdout,
+        stderr=_closed.c.stderr,
     )
     .cte("run_closed")
 )
 
-#: Closes a batch of running attempts: run, status and event of each. A row for each that was closed.
+#: Closes a batch of running attempts: run, status and event of each. A row for each that was closed, with its slot if
+#: that is free now and somebody waits for it.
 CLOSE = Prepared(
-    select(_closed.c.seq, _closed.c.attempt).add_cte(
+    select(
+        _closed.c.seq,
+        _closed.c.attempt,
+        case((_closed.c.due_at.is_(None) & is_waited_for(_closed.c.slot), _closed.c.slot)).label("free_slot"),
+    ).add_cte(
         _run_closed,
         event(
             _closed,
@@ -426,6 +443,8 @@ _latest_runs = (
         task_runs.c.finished_at,
         task_runs.c.error,
         task_runs.c.exit_code,
+        task_runs.c.stdout,
+        task_runs.c.stderr,
         task_runs.c.agent_id,
     )
     .where(task_runs.c.seq == tasks.c.seq)

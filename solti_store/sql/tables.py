@@ -36,6 +36,7 @@ from solti_store.sql.types import NOW, Instant, Xid8
 __all__ = [
     "FINAL",
     "LATEST",
+    "OWNER",
     "SCHEMA",
     "agents",
     "label_index",
@@ -65,6 +66,7 @@ metadata = MetaData(
 
 PHASES = "'pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted'"
 _FINAL = "due_at IS NULL AND phase IN ('succeeded', 'failed', 'timeout', 'canceled', 'exhausted')"
+_OWNER = "due_at IS NOT NULL OR deadline IS NOT NULL"
 U32_MAX = 4294967295
 
 
@@ -151,6 +153,10 @@ task_status = Table(
     Column("error", Text),
     # Set when, and only when, the task may be started: this column *is* the queue.
     Column("due_at", Instant),
+    # tasks.slot, which never changes: a constraint on who owns it must have it in this table.
+    Column("slot", Text(collation="C"), nullable=False),
+    # The task's place among those that wait for the slot; NULL when it does not wait.
+    Column("queue_key", BigInteger),
     # routes.id; no foreign key, for its check would lock one routes row from every creator at once.
     Column("route", Uuid, nullable=False),
     # agents.seq of the running attempt; no foreign key, for the same reason.
@@ -166,6 +172,11 @@ task_status = Table(
     CheckConstraint("(phase = 'running') = (deadline IS NOT NULL)", name="deadline"),
     CheckConstraint("phase = 'running' OR (agent IS NULL AND cancel_requested_at IS NULL)", name="running"),
     CheckConstraint("due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout')", name="due_at"),
+    # Pending means due, or queued behind the slot's owner.
+    CheckConstraint("(queue_key IS NOT NULL) = (phase = 'pending' AND due_at IS NULL)", name="queue_key"),
+    # One owner a slot: from its admission to its end a task is due, waits for a restart, or runs.
+    Index("uq_task_status_owner", "slot", unique=True, postgresql_where=text(_OWNER)),
+    Index("uq_task_status_queue", "slot", "queue_key", unique=True, postgresql_where=text("queue_key IS NOT NULL")),
     Index("ix_task_status_claim", "route", "due_at", "seq", postgresql_where=text("due_at IS NOT NULL")),
     Index("ix_task_status_running", "agent", "deadline", postgresql_where=text("deadline IS NOT NULL")),
     Index(None, "phase", "seq"),
@@ -195,12 +206,17 @@ task_runs = Table(
     # Incarnation and name: the name stays readable when the agent's row is gone.
     Column("agent", BigInteger),
     Column("agent_id", Text(collation="C")),
+    # The end of each, as far as the worker kept it: up to 64 KiB, of which no UTF-8 becomes thrice as long.
+    Column("stdout", Text),
+    Column("stderr", Text),
     CheckConstraint(f"attempt BETWEEN 1 AND {U32_MAX}", name="attempt"),
     CheckConstraint(
         "phase IN ('running', 'succeeded', 'failed', 'timeout', 'canceled')",
         name="phase",
     ),
     CheckConstraint("(phase = 'running') = (finished_at IS NULL)", name="finished_at"),
+    CheckConstraint("octet_length(stdout) BETWEEN 1 AND 196608", name="stdout"),
+    CheckConstraint("octet_length(stderr) BETWEEN 1 AND 196608", name="stderr"),
     Index(None, "started_at"),
 )
 
@@ -220,7 +236,8 @@ task_events = Table(
     Column("attempt", BigInteger, nullable=False),
     Column("detail", JSONB),
     CheckConstraint(
-        "type IN ('created', 'specChanged', 'started', 'finished', 'cancelRequested', 'refused', 'deleted')",
+        "type IN"
+        " ('created', 'admitted', 'specChanged', 'started', 'finished', 'cancelRequested', 'refused', 'deleted')",
         name="type",
     ),
     CheckConstraint(f"phase IN ({PHASES})", name="phase"),
@@ -301,3 +318,6 @@ LATEST = func.greatest(task_status.c.updated_at, NOW)
 
 #: Whether a task is over for good, as the partial index has it.
 FINAL: ColumnElement[bool] = literal_column(_FINAL)
+
+#: Whether a task owns its slot, as the unique index has it.
+OWNER: ColumnElement[bool] = literal_column(f"({_OWNER})")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Text,
     Uuid,
     and_,
@@ -14,17 +15,19 @@ from sqlalchemy import (
     cast,
     column,
     delete,
+    false,
     func,
     literal,
+    null,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from solti_store.sql.driver import Prepared
 from solti_store.sql.events import CHANGED, DELETING, event
-from solti_store.sql.tables import LATEST, routes, task_status, tasks
+from solti_store.sql.tables import LATEST, OWNER, routes, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param, json_param
 
 if TYPE_CHECKING:
@@ -34,9 +37,12 @@ __all__ = [
     "CANCEL",
     "DELETE",
     "INSERT",
+    "INSERT_JUDGED",
     "INSERT_MANY",
+    "LOCK_BY_ID",
     "REPLACE_SPEC",
     "SELECT",
+    "SELECT_TAKEN",
     "TASK_COLUMNS",
 ]
 
@@ -62,34 +68,46 @@ _task = tasks.join(task_status, task_status.c.seq == tasks.c.seq)
 SELECT = Prepared(select(*TASK_COLUMNS).select_from(_task).where(tasks.c.id == _id))
 
 _ids = array_param("ids", "text")
+_owner = select(task_status.c.seq).where(OWNER).limit(1)
 
 
-def _insert(rows: FromClause, new_routes: CTE) -> Select[Any]:
-    """Insert tasks from `rows` (`id`, `spec`, `route`, `ord`): task, status and event in one statement.
+def _insert(rows: FromClause, new_routes: CTE, *, decided: bool) -> Select[Any]:
+    """Insert tasks from `rows` (`id`, `spec`, `route`, `slot`, `ord`): task, status and event in one statement.
 
     An id that exists is left out rather than raised: a unique violation would break the transaction, which
     may be the caller's.
+
+    Args:
+        rows: The tasks.
+        new_routes: Interns their routes.
+        decided: Whether `rows` also has `queued` and `queue_key`, or each task is to own its slot. Then those whose
+            slot has an owner are left out too, as far as the statement's snapshot shows: who was a moment quicker
+            makes it fail on the index of owners.
     """
+    given = select(rows.c.id, NOW, rows.c.spec)
+    if not decided:
+        # A subquery for each and not an anti-join, for which the planner may read all owners there are.
+        given = given.where(_owner.where(task_status.c.slot == rows.c.slot).scalar_subquery().is_(None))
     new_task = (
         insert(tasks)
-        .from_select(
-            ["id", "created_at", "spec"],
-            # In the order given, so that seq, the order of every list, follows it.
-            select(rows.c.id, NOW, rows.c.spec).order_by(rows.c.ord),
-        )
+        # In the order given, so that seq, the order of every list, follows it.
+        .from_select(["id", "created_at", "spec"], given.order_by(rows.c.ord))
         .on_conflict_do_nothing(index_elements=[tasks.c.id])
-        .returning(tasks.c.seq, tasks.c.id, tasks.c.created_at)
+        .returning(tasks.c.seq, tasks.c.id, tasks.c.created_at, tasks.c.slot)
         .cte("new_task")
     )
+    queued = rows.c.queued if decided else false()
     new_status = (
         insert(task_status)
         .from_select(
-            ["seq", "updated_at", "phase", "due_at", "route"],
+            ["seq", "updated_at", "phase", "due_at", "slot", "queue_key", "route"],
             select(
                 new_task.c.seq,
                 new_task.c.created_at,
                 literal("pending", Text),
-                new_task.c.created_at,
+                case((~queued, new_task.c.created_at)),
+                new_task.c.slot,
+                case((queued, func.coalesce(rows.c.queue_key, new_task.c.seq))) if decided else null(),
                 rows.c.route,
             ).select_from(new_task.join(rows, rows.c.id == new_task.c.id)),
         )
@@ -124,25 +142,23 @@ _one = select(
     _id.label("id"),
     json_param("task_spec").label("spec"),
     bindparam("route_id", type_=Uuid()).label("route"),
+    bindparam("task_slot", type_=Text()).label("slot"),
     literal(1).label("ord"),
 ).cte("input")
 
-#: Creates one task; no row when the id is taken.
-INSERT = Prepared(_insert(_one, _new_route))
+#: Creates one task as its slot's owner; no row when the id is taken, or the slot.
+INSERT = Prepared(_insert(_one, _new_route, decided=False))
 
-_given = (
-    func.unnest(_ids, array_param("specs", "text"), array_param("task_routes", "uuid"))
-    .table_valued(
-        column("id", Text),
-        column("spec_text", Text),
-        column("route", Uuid),
-        with_ordinality="ord",
-        name="given",
-    )
-    .render_derived()
+_given_arrays = (
+    _ids,
+    array_param("specs", "text"),
+    array_param("task_routes", "uuid"),
+    array_param("task_slots", "text"),
 )
+_given_columns = (column("id", Text), column("spec_text", Text), column("route", Uuid), column("slot", Text))
+_given = func.unnest(*_given_arrays).table_valued(*_given_columns, with_ordinality="ord", name="given").render_derived()
 _many = select(
-    _given.c.id, cast(_given.c.spec_text, tasks.c.spec.type).label("spec"), _given.c.route, _given.c.ord
+    _given.c.id, cast(_given.c.spec_text, tasks.c.spec.type).label("spec"), _given.c.route, _given.c.slot, _given.c.ord
 ).cte("input")
 _given_routes = (
     func.unnest(array_param("routes", "uuid"), array_param("kinds", "text"), array_param("selectors", "text"))
@@ -150,23 +166,64 @@ _given_routes = (
     .render_derived()
 )
 
-#: Creates a batch, leaving out what exists; a row for each task created. Binary arrays in one statement run at
-#: 0.8 of COPY into the same tables (20,000 rows: 39 k/s against 45 k/s) and need no staging table.
-INSERT_MANY = Prepared(
-    _insert(
-        _many,
-        insert(routes)
-        .from_select(
-            ["id", "kind", "selector"],
-            select(_given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type))
-            # One order for everybody: two batches that bring the same new routes never deadlock.
-            .order_by(_given_routes.c.id),
-        )
-        .on_conflict_do_nothing()
-        .cte("new_routes"),
+_new_routes = (
+    insert(routes)
+    .from_select(
+        ["id", "kind", "selector"],
+        select(_given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type))
+        # One order for everybody: two batches that bring the same new routes never deadlock.
+        .order_by(_given_routes.c.id),
     )
+    .on_conflict_do_nothing()
+    .cte("new_routes")
 )
 
+#: Creates a batch, each task as its slot's owner, leaving out those whose id or slot is taken; a row for each task
+#: created. Binary arrays in one statement run at 0.8 of COPY into the same tables (20,000 rows: 39 k/s against 45 k/s)
+#: and need no staging table.
+INSERT_MANY = Prepared(_insert(_many, _new_routes, decided=False))
+
+_judged = (
+    func.unnest(*_given_arrays, array_param("queued", "boolean"), array_param("queue_keys", "bigint"))
+    .table_valued(
+        *_given_columns,
+        column("queued", Boolean),
+        column("queue_key", BigInteger),
+        with_ordinality="ord",
+        name="judged",
+    )
+    .render_derived()
+)
+
+# A lock alone would leave no trace of who joined the queue: a finish in a transaction with an old snapshot (REPEATABLE
+# READ) would neither see the newcomer, nor fail.
+_joined = (
+    update(task_status)
+    .where(task_status.c.seq == func.any(array_param("joined", "bigint")))
+    .values(slot=task_status.c.slot)
+    .cte("joined")
+)
+
+#: Creates a batch for whose slots the transaction has the owners locked, `joined`: tasks that own their slot, and tasks
+#: that wait for it, behind all others or at `queue_keys`. Leaves out those whose id is taken.
+INSERT_JUDGED = Prepared(
+    _insert(
+        select(
+            _judged.c.id,
+            cast(_judged.c.spec_text, tasks.c.spec.type).label("spec"),
+            _judged.c.route,
+            _judged.c.slot,
+            _judged.c.queued,
+            _judged.c.queue_key,
+            _judged.c.ord,
+        ).cte("input"),
+        _new_routes,
+        decided=True,
+    ).add_cte(_joined)
+)
+
+#: Which of `ids` exist.
+SELECT_TAKEN = Prepared(select(tasks.c.id).where(tasks.c.id == func.any(_ids)))
 
 _expected = bindparam("expected", type_=BigInteger())
 _created = bindparam("created", type_=Instant)
@@ -184,6 +241,7 @@ _changed = (
         tasks.c.id == _id,
         _as_expected,
         tasks.c.spec != _spec,
+        tasks.c.slot == bindparam("task_slot", type_=Text()),
     )
     .values(
         resource_version=task_status.c.resource_version + 1,
@@ -213,7 +271,7 @@ _respecified = (
 )
 
 #: Compare-and-swap of the spec by `resource_version`: the status row is the lock, and taken first. No row
-#: when the task is missing, at another version, or has this spec already; `SELECT` tells which.
+#: when the task is missing, at another version, of another slot, or has this spec already; `SELECT` tells which.
 REPLACE_SPEC = Prepared(
     select(
         _changed.c.seq,
@@ -236,14 +294,32 @@ REPLACE_SPEC = Prepared(
 )
 
 
+#: Locks one task's status, before what decides about its slot: see `solti_store.sql.slots`. The status row first, as
+#: every other writer takes it; a delete's cascade from tasks alone would meet a concurrent replace the other way round.
+LOCK_BY_ID = Prepared(
+    select(task_status.c.seq, task_status.c.slot, OWNER.label("owns"))
+    .join(tasks, tasks.c.seq == task_status.c.seq)
+    .where(tasks.c.id == _id)
+    .with_for_update(of=task_status)
+)
+
+_leaving = (
+    func.unnest(array_param("seqs", "bigint"), array_param("errors", "text"), array_param("successors", "text"))
+    .table_valued(column("seq", BigInteger), column("why", Text), column("successor", Text), name="leaving")
+    .render_derived()
+)
 _running = task_status.c.phase == "running"
 _canceled = (
     update(task_status)
     .where(
+        task_status.c.seq == _leaving.c.seq,
         task_status.c.seq == tasks.c.seq,
-        tasks.c.id == _id,
-        # Running and not yet asked, not started, or waiting for a restart; everything else is final already.
-        or_(and_(_running, task_status.c.cancel_requested_at.is_(None)), task_status.c.due_at.is_not(None)),
+        # Running and not yet asked, due now or later, or queued; everything else is final already.
+        or_(
+            and_(_running, task_status.c.cancel_requested_at.is_(None)),
+            task_status.c.due_at.is_not(None),
+            task_status.c.queue_key.is_not(None),
+        ),
     )
     .values(
         resource_version=task_status.c.resource_version + 1,
@@ -251,31 +327,37 @@ _canceled = (
         phase=case((_running, task_status.c.phase), else_="canceled"),
         cancel_requested_at=case((_running, NOW)),
         due_at=None,
-        # What a waiting task shows of its last attempt; the run keeps it.
-        error=None,
+        queue_key=None,
+        # Not what a waiting task shows of its last attempt; the run keeps that.
+        error=case((~_running, _leaving.c.why)),
         exit_code=None,
     )
-    .returning(*CHANGED)
+    .returning(*CHANGED, task_status.c.error, _leaving.c.successor)
     .cte("canceled")
 )
 
-#: Cancels at once what is not running, and asks for it what is; no row when there is nothing to do.
+#: Cancels at once what is not running, and asks for it what is, of tasks that the transaction has locked; a row for
+#: each that was changed.
 CANCEL = Prepared(
-    select(_canceled.c.seq).add_cte(
-        event(_canceled, case((_canceled.c.phase == "running", "cancelRequested"), else_="finished"))
+    select(_canceled.c.seq, _canceled.c.phase).add_cte(
+        event(
+            _canceled,
+            case((_canceled.c.phase == "running", "cancelRequested"), else_="finished"),
+            detail=func.nullif(
+                func.jsonb_strip_nulls(
+                    func.jsonb_build_object(
+                        literal("error", Text), _canceled.c.error, literal("supersededBy", Text), _canceled.c.successor
+                    )
+                ),
+                cast("{}", JSONB),
+            ),
+        )
     )
 )
 
-_held = (
-    select(*DELETING)
-    .select_from(_task)
-    .where(tasks.c.id == _id, _as_expected)
-    # The status row first, as every other writer takes it; the cascade from tasks alone would meet a
-    # concurrent replace the other way round.
-    .with_for_update(of=task_status)
-    .cte("held")
-)
+_held = select(*DELETING).select_from(_task).where(tasks.c.id == _id, _as_expected).cte("held")
 _deleted = delete(tasks).where(tasks.c.seq == _held.c.seq).returning(tasks.c.seq).cte("deleted")
 
-#: Deletes one task with its runs; `expected` NULL means at any version. No row when nothing was deleted.
+#: Deletes one task, which the transaction has locked, with its runs; `expected` NULL means at any version. No row when
+#: nothing was deleted.
 DELETE = Prepared(select(_deleted.c.seq).add_cte(event(_held, "deleted")))

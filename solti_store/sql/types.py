@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.types.array import ListBinaryDumper
-from sqlalchemy import BigInteger, BindParameter, Cast, DateTime, Integer, Text, Uuid, bindparam, cast, func
+from sqlalchemy import BigInteger, BindParameter, Boolean, Cast, DateTime, Integer, Text, Uuid, bindparam, cast, func
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import UserDefinedType
 
@@ -69,6 +69,7 @@ def bigints_param(name: str) -> Cast[Any]:
 
 _ELEMENTS: dict[str, type[TypeEngine[Any]]] = {
     "bigint": BigInteger,
+    "boolean": Boolean,
     "integer": Integer,
     "text": Text,
     "uuid": Uuid,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Text, and_, bindparam, cast, func, literal_column, select, tuple_
+from sqlalchemy import BigInteger, Text, and_, bindparam, cast, func, literal_column, or_, select, tuple_
 
 from solti_store.sql.driver import Prepared
 from solti_store.sql.tables import agents, routes, task_runs, task_status, tasks
@@ -27,6 +27,36 @@ _before = (
     .subquery("before")
 )
 _ahead = select(func.count()).select_from(_before).scalar_subquery()
+_in_line = (
+    select(_other.c.seq)
+    .where(_other.c.slot == task_status.c.slot, _other.c.queue_key < task_status.c.queue_key)
+    .limit(_most_ahead)
+    .correlate(task_status)
+    .subquery("in_line")
+)
+_owner, _owner_task, _owner_run = task_status.alias("owner"), tasks.alias("owner_task"), task_runs.alias("owner_run")
+_owners = (
+    select(
+        _owner_task.c.id,
+        _owner.c.due_at,
+        _owner_run.c.started_at,
+        _owner_run.c.agent_id,
+    )
+    .select_from(
+        _owner.join(_owner_task, _owner_task.c.seq == _owner.c.seq).outerjoin(
+            _owner_run,
+            and_(
+                _owner_run.c.seq == _owner.c.seq,
+                _owner_run.c.attempt == _owner.c.attempt,
+                _owner_run.c.finished_at.is_(None),
+            ),
+        )
+    )
+    # As the index of owners has it.
+    .where(_owner.c.slot == task_status.c.slot, or_(_owner.c.due_at.is_not(None), _owner.c.deadline.is_not(None)))
+    .correlate(task_status)
+    .lateral("slot_owner")
+)
 _live = (
     select(agents.c.id, agents.c.kinds, agents.c.labels)
     .where(agents.c.closed_at.is_(None), agents.c.expires_at >= NOW)
@@ -53,6 +83,13 @@ SELECT_FACTS = Prepared(
         NOW.label("moment"),
         cast(routes.c.selector, Text).label("selector"),
         _ahead.label("ahead"),
+        task_status.c.slot,
+        task_status.c.queue_key,
+        select(func.count()).select_from(_in_line).scalar_subquery().label("in_line"),
+        _owners.c.id.label("owner_id"),
+        _owners.c.due_at.label("owner_due_at"),
+        _owners.c.started_at.label("owner_started_at"),
+        _owners.c.agent_id.label("owner_agent"),
         cast(_workers, Text).label("workers"),
     )
     .select_from(
@@ -66,6 +103,7 @@ SELECT_FACTS = Prepared(
                 task_runs.c.finished_at.is_(None),
             ),
         )
+        .outerjoin(_owners, task_status.c.queue_key.is_not(None))
     )
     .where(tasks.c.id == bindparam("task_id", type_=Text()))
 )

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from solti_store.errors import AgentLost, OutcomeUnknown, StoreUnavailable, TransactionAborted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import timedelta
 
     from solti_store.model import KindName
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 #: swallows packets instead of refusing them.
 OUTAGES = (StoreUnavailable, TransactionAborted, OutcomeUnknown, TimeoutError)
 
-_KINDS: Final[tuple[KindName, ...]] = ("subprocess",)
 _BEATS_PER_LEASE = 3
 # The part of the lease that is left for killing: what runs is killed after five sixths without a heartbeat.
 _MARGIN = 1 / 6
@@ -48,6 +47,7 @@ class Lease:
     Args:
         store: Where to register.
         agent_id: The worker's name.
+        kinds: The kinds of task it runs.
         labels: What runner selectors see of it.
         lease: How long it may be silent.
         on_end: Called when what runs must be killed at once, with the reason.
@@ -60,6 +60,7 @@ class Lease:
         store: AsyncTaskStore,
         agent_id: str,
         *,
+        kinds: Collection[KindName],
         labels: Mapping[str, str],
         lease: timedelta,
         on_end: Callable[[str], None],
@@ -68,6 +69,7 @@ class Lease:
     ) -> None:
         self._store = store
         self._agent_id = agent_id
+        self._kinds = kinds
         self._labels = labels
         self._lease = lease
         self._on_end = on_end
@@ -105,7 +107,7 @@ class Lease:
         try:
             async with asyncio.timeout(self.seconds):
                 self._agent = await self._store.register(
-                    self._agent_id, kinds=_KINDS, labels=self._labels, lease=self._lease
+                    self._agent_id, kinds=self._kinds, labels=self._labels, lease=self._lease
                 )
         except TimeoutError as error:
             raise StoreUnavailable(f"no answer to the registration within {self._lease}") from error

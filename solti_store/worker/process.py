@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Process"]
 
-TAIL_BYTES = 4096
+# Kept at least, for the last line of it is what an error says.
+_LEAST_TAIL_BYTES = 4096
 _CHUNK = 64 * 1024
 # What the leader wrote before its end is at most a full pipe (1 MiB if somebody enlarged it). A bound, because
 # somebody who left the group may write on for ever.
@@ -30,8 +31,9 @@ _POLL_S = 0.02
 class _Output:
     """The last bytes of a pipe that is read as fast as it is written, so that no writer ever blocks on it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, keep: int) -> None:
         self._loop = loop
+        self._keep = keep
         self._end, self.writer = os.pipe()
         self._kept = bytearray()
         os.set_blocking(self._end, False)
@@ -46,7 +48,7 @@ class _Output:
             self._loop.remove_reader(self._end)
             return False
         self._kept += data
-        del self._kept[:-TAIL_BYTES]
+        del self._kept[: -self._keep]
         return True
 
     def close(self) -> None:
@@ -71,22 +73,32 @@ class Process:
         argv: The program, looked up in the PATH of `env`, and its arguments.
         cwd: Its working directory; None means the worker's.
         env: Its whole environment.
+        keep: How many bytes of each of its outputs to keep, from the end; of less than 4096, those.
+        stdin: A file descriptor for its standard input; empty if not given.
 
     Raises:
         OSError: It cannot be started.
         ValueError: A name in `env` cannot be one.
     """
 
-    def __init__(self, argv: Sequence[str], *, cwd: str | None, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str | None,
+        env: Mapping[str, str],
+        keep: int = 0,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[int] = self._loop.create_future()
         outputs: list[_Output] = []
         try:
-            outputs.append(_Output(self._loop))
-            outputs.append(_Output(self._loop))
+            outputs.append(_Output(self._loop, max(keep, _LEAST_TAIL_BYTES)))
+            outputs.append(_Output(self._loop, max(keep, _LEAST_TAIL_BYTES)))
             self._popen = subprocess.Popen(  # noqa: S603 - to run what the task says is the purpose
                 argv,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=outputs[0].writer,
                 stderr=outputs[1].writer,
                 cwd=cwd,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from solti_store.model import MAX_LIMIT, TaskPhase
@@ -24,6 +25,8 @@ __all__ = ["Reporter"]
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
+# Of output in one batch, in characters: a thousand of the longest tails would be 400 MB in one statement.
+_MAX_OUTPUT = 4_000_000
 
 
 class Reporter:
@@ -86,7 +89,7 @@ class Reporter:
             TransactionAborted: The same.
             TimeoutError: The same.
         """
-        batch = [self._queue[index] for index in range(min(len(self._queue), MAX_LIMIT))]
+        batch = self._batch()
         if batch:
             async with asyncio.timeout(self._patience_s):
                 answers = await self._store.finish_many(batch)
@@ -102,6 +105,16 @@ class Reporter:
         if not self._queue:
             self._filled.clear()
         self._on_change()
+
+    def _batch(self) -> list[tuple[Claim, Outcome]]:
+        batch: list[tuple[Claim, Outcome]] = []
+        output = 0
+        for claim, outcome in islice(self._queue, MAX_LIMIT):
+            output += len(outcome.stdout or "") + len(outcome.stderr or "")
+            if batch and output > _MAX_OUTPUT:
+                break
+            batch.append((claim, outcome))
+        return batch
 
     def report(self, *, reaped: int) -> WorkerReport:
         """What was reported so far."""

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from solti_store.errors import AgentLost, ModelError, OutcomeUnknown, SoltiStoreError
-from solti_store.model import Subprocess
 from solti_store.rules.outcome import Outcome
 from solti_store.worker.events import Started
 from solti_store.worker.lease import OUTAGES, Lease, jittered
+from solti_store.worker.places import Places
 from solti_store.worker.reporting import Reporter
-from solti_store.worker.runner import Control, run_subprocess
+from solti_store.worker.runners.base import Control, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from concurrent.futures import Future
     from datetime import timedelta
 
-    from solti_store.model import AgentId, Labels, RunnerEnv
+    from solti_store.model import AgentId, KindName, Labels, RunnerEnv
     from solti_store.ops.agents import Agent, CancelRequest
     from solti_store.ops.rows import Claim
     from solti_store.rules.retention import Retention
     from solti_store.store import AsyncTaskStore
     from solti_store.worker.events import WorkerEvent, WorkerReport
+    from solti_store.worker.runners.base import Runner
 
 __all__ = ["Session", "Settings"]
 
@@ -39,17 +41,21 @@ _STOPPED = Outcome.failed("worker stopped")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `Worker` was made with; durations in seconds where the name ends so."""
+    """What `Worker` was made with, and what outlives a run of it; durations in seconds where the name ends so."""
 
     agent_id: AgentId
     labels: Labels
+    runners: Mapping[KindName, Runner]
     concurrency: int
+    prefetch: int
     lease: timedelta
     poll_s: float
     grace_s: float
     env: RunnerEnv
+    output_tail: int
     retention: Retention | None
     on_event: Callable[[WorkerEvent], None] | None
+    abandoned: set[Future[None]] = field(default_factory=set)
 
 
 class Session:
@@ -65,10 +71,11 @@ class Session:
         self._settings = settings
         self._draining = False
         self._stopping = False
+        # Those that wait for a place, too. More may be known than were asked for: the attempts of a claim whose
+        # answer was lost are found later.
         self._running: dict[tuple[int, int], Control] = {}
-        # More attempts may be known than may run: those of a claim whose answer was lost are found later.
-        self._slots = asyncio.Semaphore(settings.concurrency)
         self._changed = asyncio.Event()
+        self._places = Places(settings.concurrency, settings.abandoned, self._changed.set)
         # Claims and the comparison with the store's books exclude each other: an attempt whose claim is still on
         # its way would look like one that nobody runs.
         self._books = asyncio.Lock()
@@ -77,6 +84,7 @@ class Session:
         self._lease = Lease(
             store,
             settings.agent_id,
+            kinds=tuple(settings.runners),
             labels=settings.labels,
             lease=settings.lease,
             on_end=self._kill_all,
@@ -149,7 +157,7 @@ class Session:
                 return
             # Looked at before the claim: what ends while it is under way may leave its task due again.
             idle = self._is_idle()
-            free = self._settings.concurrency - len(self._running)
+            free = self._room()
             claims = await self._claim(free)
             if until_idle and idle and claims == 0:
                 return
@@ -157,9 +165,17 @@ class Session:
                 # Who waits for idleness looks again as soon as all is reported, unless the store is in trouble.
                 await self._pause(early=until_idle and claims is not None)
 
+    def _room(self) -> int:
+        """How many more attempts to claim. None ahead, if there is no place in which they could ever begin."""
+        places = self._places.usable
+        return places + self._settings.prefetch - len(self._running) if places else 0
+
     def _may_claim(self) -> bool:
-        free = len(self._running) < self._settings.concurrency
-        return self._draining or (free and self._lease.agent is not None)
+        room = self._room()
+        # A claim for every place that becomes free would cost as many round trips as without any prefetch: wait until
+        # half of what may wait has begun.
+        due = len(self._running) < self._places.usable or 2 * room >= self._settings.prefetch
+        return self._draining or (room > 0 and due and self._lease.agent is not None)
 
     async def _claim(self, limit: int) -> int | None:
         """Claim and start; how many, None when nobody knows."""
@@ -221,8 +237,7 @@ class Session:
 
     async def _attempt(self, claim: Claim, control: Control) -> None:
         try:
-            async with self._slots:
-                outcome = control.asked.result() if control.asked.done() else await self._run_one(claim, control)
+            outcome = await self._in_place(claim, control)
         except Exception as error:
             # A fault in here must not take the other attempts down with it.
             logger.exception("attempt %d of '%s' broke the runner", claim.attempt, claim.task_id)
@@ -232,18 +247,39 @@ class Session:
         self._reporter.add(claim, outcome)
         self._changed.set()
 
-    async def _run_one(self, claim: Claim, control: Control) -> Outcome:
-        kind = claim.spec.kind
-        if not isinstance(kind, Subprocess):  # the agent registered for no other
-            raise TypeError(f"no runner for the kind {kind.name}")
+    async def _in_place(self, claim: Claim, control: Control) -> Outcome:
+        clock = asyncio.get_running_loop().time
+        # From the claim, as the store counts: an attempt that waits here uses up its own time.
+        end = clock() + claim.spec.timeout / 1000
+        has_place = await self._places.take(control.asked, end - clock())
+        try:
+            if control.asked.done():
+                return control.asked.result()
+            if not has_place:
+                return Outcome.timed_out(claim.spec.timeout)
+            return await self._run_one(claim, control, end - clock())
+        finally:
+            if has_place:
+                self._places.give_back(control.remains)
+                if control.remains is not None and not control.remains.done():
+                    logger.warning(
+                        "attempt %d of '%s' could not be ended, and takes up one of %d places until it is over",
+                        claim.attempt,
+                        claim.task_id,
+                        self._settings.concurrency,
+                    )
+
+    async def _run_one(self, claim: Claim, control: Control, left_s: float) -> Outcome:
+        # The agent registered for no other kinds.
+        runner = self._settings.runners[claim.spec.kind.name]
         self._tell(Started(claim.task_id, claim.attempt))
-        return await run_subprocess(
-            kind.spec,
-            control,
-            timeout_ms=claim.spec.timeout,
-            env=self._settings.env,
+        terms = Terms(
+            left_s=left_s,
             grace_s=self._settings.grace_s,
+            env=self._settings.env,
+            output_tail=self._settings.output_tail,
         )
+        return await runner.run(claim, control, terms)
 
     def _cancel(self, requests: Sequence[CancelRequest]) -> None:
         for request in requests:

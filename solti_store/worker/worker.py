@@ -7,16 +7,21 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from solti_store.errors import Invalid
-from solti_store.model import MAX_LIMIT, AgentId, Labels, RunnerEnv
+from solti_store.model import MAX_LIMIT, TASK_KINDS, AgentId, Labels, RunnerEnv
+from solti_store.rules.outcome import MAX_OUTPUT_TAIL
 from solti_store.rules.retention import Retention
 from solti_store.store import DEFAULT_LEASE
+from solti_store.worker.runners.base import DEFAULT_OUTPUT_TAIL
+from solti_store.worker.runners.subprocess import SubprocessRunner
 from solti_store.worker.session import Session, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from solti_store.model import KindName
     from solti_store.store import AsyncTaskStore
     from solti_store.worker.events import WorkerEvent, WorkerReport
+    from solti_store.worker.runners.base import Runner
 
 __all__ = ["Worker"]
 
@@ -24,18 +29,23 @@ _NOTHING = timedelta(0)
 
 
 class Worker:
-    """Runs the subprocess tasks of a store, several at once, until told to stop.
+    """Runs the tasks of a store, several at once, until told to stop.
 
     Args:
         store: The store; the worker uses up to four of its connections.
         agent_id: The worker's name; it need not be unique.
         labels: What runner selectors see of it.
+        runners: One for each kind of task that it takes; subprocess tasks alone if not given.
         concurrency: The most attempts at once, from 1 to 1000.
+        prefetch: How many attempts more it claims, which wait in the worker for others to end; with `concurrency` at
+            most 1000. Their timeouts run from the claim.
         lease: How long it may be out of touch before its attempts are taken away. It kills them itself before.
         poll: The pause between two looks for due tasks when there were none.
         kill_grace: From SIGTERM to SIGKILL. Keep it below the ten seconds that the store waits for the report of an
             attempt past its timeout.
         env: Variables for every task; they win over the task's own.
+        output_tail: How many bytes of each output stream are kept with the run, from the end; at most 65536, 0 is
+            none.
         retention: What it deletes beside its work, because it is over and old; None is nothing.
         on_event: Called in the event loop with what happens. An exception of its is logged, and ignored.
 
@@ -49,16 +59,23 @@ class Worker:
         agent_id: str,
         *,
         labels: Mapping[str, str] = {},
+        runners: Iterable[Runner] = (SubprocessRunner(),),
         concurrency: int = 4,
+        prefetch: int = 0,
         lease: timedelta = DEFAULT_LEASE,
         poll: timedelta = timedelta(milliseconds=500),
         kill_grace: timedelta = timedelta(seconds=5),
         env: RunnerEnv | Mapping[str, str] = RunnerEnv(),
+        output_tail: int = DEFAULT_OUTPUT_TAIL,
         retention: Retention | None = Retention(),
         on_event: Callable[[WorkerEvent], None] | None = None,
     ) -> None:
         if not 1 <= concurrency <= MAX_LIMIT:
             raise _invalid("concurrency", f"be from 1 to {MAX_LIMIT}", concurrency)
+        if not 0 <= prefetch <= MAX_LIMIT - concurrency:
+            raise _invalid("prefetch", f"be from 0 to {MAX_LIMIT} less the concurrency", prefetch)
+        if not 0 <= output_tail <= MAX_OUTPUT_TAIL:
+            raise _invalid("output_tail", f"be from 0 to {MAX_OUTPUT_TAIL}", output_tail)
         if poll <= _NOTHING:
             raise _invalid("poll", "be positive", poll)
         if lease <= _NOTHING:
@@ -69,11 +86,14 @@ class Worker:
         self._settings = Settings(
             agent_id=AgentId(agent_id),
             labels=Labels(labels),
+            runners=_by_kind(runners),
             concurrency=concurrency,
+            prefetch=prefetch,
             lease=lease,
             poll_s=poll.total_seconds(),
             grace_s=kill_grace.total_seconds(),
             env=env if isinstance(env, RunnerEnv) else RunnerEnv(env),
+            output_tail=output_tail,
             retention=retention,
             on_event=on_event,
         )
@@ -134,6 +154,19 @@ class Worker:
             session.stop()
         elif self._draining:
             session.drain()
+
+
+def _by_kind(runners: Iterable[Runner]) -> dict[KindName, Runner]:
+    found: dict[KindName, Runner] = {}
+    for runner in runners:
+        if runner.kind not in TASK_KINDS:
+            raise _invalid("runners", f"be of the kinds {', '.join(TASK_KINDS)}", runner.kind)
+        if runner.kind in found:
+            raise _invalid("runners", "be one a kind", f"two of the kind {runner.kind}")
+        found[runner.kind] = runner
+    if not found:
+        raise _invalid("runners", "be at least one", "none")
+    return found
 
 
 def _invalid(name: str, rule: str, value: object) -> Invalid:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def shared(database_url: str) -> Iterator[TaskStore]:
     """A store for sixteen threads."""
-    with TaskStore.open(database_url, pool_size=8, max_overflow=8) as opened:
+    with TaskStore.open(database_url, pool_size=8, max_overflow=8, max_slot_queue=10_000) as opened:
         yield opened
 
 

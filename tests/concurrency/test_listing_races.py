@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, text
-from support import spec
+from support import queued, spec
 
 from solti_store import Invalid, Outcome, TaskPage, TaskPhase, TaskQuery, TaskStore
 from solti_store.model import Labels, TaskOrder
@@ -36,8 +36,8 @@ def engine(database_url: str) -> Iterator[Engine]:
     made.dispose()
 
 
-def labelled(**labels: str) -> Any:
-    return spec(labels=Labels(labels))
+def labelled(slot: str | None = None, **labels: str) -> Any:
+    return queued(slot, labels=Labels(labels)) if slot else spec(labels=Labels(labels))
 
 
 def ids(store: TaskStore, **query: Any) -> list[str]:
@@ -52,12 +52,14 @@ def step(connection: Connection) -> bool:
 # --- paging beside writers ----------------------------------------------------------------------
 
 
-def stand(store: TaskStore, engine: Engine) -> list[str]:
+def stand(store: TaskStore, engine: Engine, slot: str | None = None) -> list[str]:
     """Tasks that nobody will touch, spread over several segments, with room for others between them."""
     made = []
     for part in range(8):
-        batch = [(f"stable-{part}-{n}", labelled(keep="yes", n=str(n))) for n in range(STABLE // 8)]
-        store.create_many([item for n, one in enumerate(batch) for item in (one, (f"moving-{part}-{n}", labelled()))])
+        batch = [(f"stable-{part}-{n}", labelled(slot, keep="yes", n=str(n))) for n in range(STABLE // 8)]
+        store.create_many(
+            [item for n, one in enumerate(batch) for item in (one, (f"moving-{part}-{n}", labelled(slot)))]
+        )
         made += [task_id for task_id, _ in batch]
         with engine.begin() as connection:
             connection.execute(text("SELECT setval('solti.tasks_seq_seq', nextval('solti.tasks_seq_seq') + 3000)"))
@@ -83,7 +85,7 @@ class Turns:
         return not self._over
 
 
-def write(store: TaskStore, writer: int, turns: Turns) -> int:
+def write(store: TaskStore, writer: int, turns: Turns, slot: str | None = None) -> int:
     """Create, relabel, cancel, run and delete tasks that are nobody else's; how often."""
     dice = random.Random(writer)
     mine = [f"moving-{part}-{n}" for part in range(8) for n in range(STABLE // 8) if n % WRITERS == writer]
@@ -91,7 +93,7 @@ def write(store: TaskStore, writer: int, turns: Turns) -> int:
         if not turns.take():
             return number
         new = [f"new-{writer}-{number}-{n}" for n in range(2)]
-        store.create_many([(task_id, labelled(keep=dice.choice(["yes", "no"]))) for task_id in new])
+        store.create_many([(task_id, labelled(slot, keep=dice.choice(["yes", "no"]))) for task_id in new])
         mine += new
         store.update(dice.choice(mine), lambda old: old.replace(labels=Labels({"keep": dice.choice(["yes", "no"])})))
         store.cancel(mine[-1])
@@ -131,7 +133,7 @@ def there_and_back(store: TaskStore, turns: Turns, query: TaskQuery) -> Iterator
 def test_what_stands_is_seen_once_in_order_there_and_back(
     shared: TaskStore, engine: Engine, filters: dict[str, Any]
 ) -> None:
-    stable = stand(shared, engine)
+    stable = stand(shared, engine, filters.get("slot"))
     wanted = set(stable)
     shared.index_labels()
     turns = Turns()
@@ -144,7 +146,7 @@ def test_what_stands_is_seen_once_in_order_there_and_back(
         raise AssertionError
 
     with ThreadPoolExecutor(WRITERS + 1) as pool:
-        writers = [pool.submit(write, shared, writer, turns) for writer in range(WRITERS)]
+        writers = [pool.submit(write, shared, writer, turns, filters.get("slot")) for writer in range(WRITERS)]
         indexer = pool.submit(index)
         try:
             for number in range(PASSES):

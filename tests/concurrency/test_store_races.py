@@ -29,7 +29,7 @@ from solti_store import (
     TaskStore,
     VersionConflict,
 )
-from solti_store.model import Slot, Timeout
+from solti_store.model import Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -78,11 +78,11 @@ def test_batches_that_overlap_exclude_each_other_whole(shared: TaskStore) -> Non
 
 
 def test_one_of_many_replacers_at_a_version_wins(shared: TaskStore) -> None:
-    shared.create("a", spec())
+    shared.create("a", spec("a"))
     for version in range(1, ROUNDS + 1):
         results = at_once(
             [
-                partial(shared.replace, "a", spec(labels={"by": f"{version}-{k}"}), expected_version=version)
+                partial(shared.replace, "a", spec("a", labels={"by": f"{version}-{k}"}), expected_version=version)
                 for k in range(WIDTH)
             ]
         )
@@ -112,7 +112,7 @@ def test_claims_at_once_never_share_a_task(shared: TaskStore) -> None:
 
 
 def test_one_of_many_starters_wins(shared: TaskStore) -> None:
-    shared.create("a", spec())
+    shared.create("a", spec("a"))
     for n in range(1, ROUNDS + 1):
         results = at_once([lambda: shared.start("a")] * WIDTH)
         assert kinds(results) == {"Claim": 1, "AlreadyRunning": WIDTH - 1}
@@ -184,7 +184,7 @@ def test_deletes_replaces_cancels_and_starts_of_one_task_end_in_typed_errors_onl
         surprises: list[Exception] = []
         for n in range(60):
             calls: list[Callable[[], object]] = [
-                lambda: shared.create("a", retrying()),
+                lambda: shared.create("a", retrying("a")),
                 partial(shared.update, "a", partial(TaskSpec.replace, labels={"n": f"{k}-{n}"})),
                 lambda: shared.cancel("a"),
                 lambda: shared.finish(shared.start("a"), Outcome.failed("no")),
@@ -215,8 +215,8 @@ def test_a_worker_sees_routes_that_commit_late(database_url: str, shared: TaskSt
     agent = shared.register("w", labels={"a": "1", "b": "1"})
     engine = create_engine(database_url)
     with engine.connect() as slow:
-        shared.using(slow).create("late", spec(runner_selector=selecting(a="1")))
-        shared.create("early", spec(runner_selector=selecting(b="1")))
+        shared.using(slow).create("late", spec("late", runner_selector=selecting(a="1")))
+        shared.create("early", spec("early", runner_selector=selecting(b="1")))
         assert [claim.task_id for claim in shared.claim(agent)] == ["early"]
         slow.commit()
     assert [claim.task_id for claim in shared.claim(agent)] == ["late"]
@@ -236,7 +236,7 @@ with TaskStore.open(url) as store:
 
 
 def test_two_processes_of_1000_read_modify_writes_lose_none(database_url: str, shared: TaskStore) -> None:
-    shared.create("a", spec())
+    shared.create("a", spec("a"))
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", UPDATER, database_url, name, "1000"],
@@ -262,7 +262,7 @@ def test_two_processes_of_1000_read_modify_writes_lose_none(database_url: str, s
 
 
 def test_every_version_step_has_one_event(database_url: str, shared: TaskStore) -> None:
-    shared.create("a", retrying())
+    shared.create("a", retrying("a"))
     at_once(
         [
             lambda: shared.update("a", lambda old: old.replace(labels={"x": "1"})),
@@ -298,9 +298,9 @@ def blocked(url: str, count: int = 1) -> None:
 def test_an_attempt_that_waited_for_a_replace_starts_with_the_new_spec(database_url: str, shared: TaskStore) -> None:
     agent = shared.register("w")
     engine = create_engine(database_url)
-    shared.create("a", spec())
+    shared.create("a", spec("a"))
     with engine.connect() as other, ThreadPoolExecutor(1) as pool:
-        shared.using(other).replace("a", spec(timeout=Timeout(77)), expected_version=1)
+        shared.using(other).replace("a", spec("a", timeout=Timeout(77)), expected_version=1)
         start = pool.submit(shared.start, "a", agent)
         blocked(database_url)
         other.commit()
@@ -312,10 +312,10 @@ def test_an_attempt_that_waited_for_a_replace_starts_with_the_new_spec(database_
 
 def test_a_finish_that_waited_for_a_replace_follows_the_new_policy(database_url: str, shared: TaskStore) -> None:
     engine = create_engine(database_url)
-    shared.create("a", retrying())
+    shared.create("a", retrying("a"))
     claim = shared.start("a")
     with engine.connect() as other, ThreadPoolExecutor(1) as pool:
-        shared.using(other).replace("a", spec(), expected_version=2)
+        shared.using(other).replace("a", spec("a"), expected_version=2)
         finish = pool.submit(shared.finish, claim, Outcome.failed("no"))
         blocked(database_url)
         other.commit()
@@ -355,7 +355,7 @@ def test_a_worker_frozen_in_a_finish_holds_up_no_reaper(database_url: str, share
 
 def test_an_attempt_that_a_snapshot_missed_is_swept_later(database_url: str, shared: TaskStore) -> None:
     agent = shared.register("w")
-    shared.create("a", retrying())
+    shared.create("a", retrying("a"))
     engine = create_engine(database_url, isolation_level="REPEATABLE READ")
     with engine.connect() as old:
         shared.using(old).list()
@@ -368,19 +368,19 @@ def test_an_attempt_that_a_snapshot_missed_is_swept_later(database_url: str, sha
 
 
 def test_nothing_based_on_an_old_incarnation_is_written_to_a_new_one(shared: TaskStore) -> None:
-    old = shared.create("a", spec())
+    old = shared.create("a", spec("a"))
     shared.delete("a")
-    new = shared.create("a", spec(labels={"new": "yes"}))
+    new = shared.create("a", spec("a", labels={"new": "yes"}))
     assert old.metadata.resource_version == new.metadata.resource_version
     for call in (
-        lambda: shared.replace("a", spec(max_retries=5), expected_version=old),
+        lambda: shared.replace("a", spec("a", max_retries=5), expected_version=old),
         lambda: shared.replace("a", old.spec, expected_version=old),
         lambda: shared.delete("a", expected_version=old),
     ):
         with pytest.raises(VersionConflict, match="created again"):
             call()
     assert shared.get("a") == new
-    assert shared.replace("a", spec(max_retries=5), expected_version=new).spec.max_retries == 5
+    assert shared.replace("a", spec("a", max_retries=5), expected_version=new).spec.max_retries == 5
 
 
 @pytest.mark.parametrize("operation", ["cancel", "delete", "start", "replace"])
@@ -391,13 +391,13 @@ def test_a_task_that_was_recreated_while_waiting_is_acted_on(
         "cancel": lambda: shared.cancel("a").phase is TaskPhase.CANCELED,
         "delete": lambda: shared.delete("a"),
         "start": lambda: shared.start("a").attempt == 1,
-        "replace": lambda: shared.replace("a", spec(max_retries=1), expected_version=1).spec.max_retries == 1,
+        "replace": lambda: shared.replace("a", spec("a", max_retries=1), expected_version=1).spec.max_retries == 1,
     }
-    shared.create("a", spec())
+    shared.create("a", spec("a"))
     engine = create_engine(database_url)
     with engine.connect() as other, ThreadPoolExecutor(1) as pool:
         shared.using(other).delete("a")
-        shared.using(other).create("a", spec())
+        shared.using(other).create("a", spec("a"))
         waiting = pool.submit(calls[operation])
         blocked(database_url)
         other.commit()
@@ -406,9 +406,9 @@ def test_a_task_that_was_recreated_while_waiting_is_acted_on(
 
 
 def test_a_timeout_that_was_changed_while_running_is_not_the_attempts(shared: TaskStore) -> None:
-    shared.create("a", spec(timeout=Timeout(1)))
+    shared.create("a", spec("a", timeout=Timeout(1)))
     shared.start("a")
-    shared.replace("a", spec(timeout=Timeout(99_000)), expected_version=2)
+    shared.replace("a", spec("a", timeout=Timeout(99_000)), expected_version=2)
     while not shared.reap(grace=timedelta(0)):
         pass  # a millisecond
     assert shared.runs("a")[0].error == "timed out after 1ms"
@@ -441,7 +441,7 @@ def test_a_task_that_is_changed_while_pruners_look_is_kept(shared: TaskStore, da
     engine = create_engine(database_url)
 
     def change(name: str) -> Task:
-        return shared.update(name, lambda old: old.replace(slot=Slot("new")))
+        return shared.update(name, lambda old: old.replace(timeout=Timeout(1)))
 
     for _ in range(ROUNDS):
         shared.create_many([(name, spec()) for name in names])

@@ -15,11 +15,22 @@ import pytest
 from sqlalchemy import create_engine, text
 from support import retrying
 
-from solti_store import AgentLost, Claim, LeaseLost, Outcome, RestartPolicy, SoltiStoreError, TaskSpec, TaskStore
+from solti_store import (
+    AdmissionPolicy,
+    AgentLost,
+    Claim,
+    LeaseLost,
+    Outcome,
+    RestartPolicy,
+    SoltiStoreError,
+    TaskSpec,
+    TaskStore,
+)
 
 THREADS = 6
 OPERATIONS = 250
-IDS = [f"t-{n}" for n in range(4)]
+IDS = [f"t-{n}" for n in range(6)]
+REFUSALS = {"AlreadyExists", "AlreadyRunning", "NotFound", "SlotBusy", "SlotQueueFull", "VersionConflict"}
 OUTCOMES = [Outcome.succeeded(0), Outcome.failed("no", exit_code=1), Outcome.timed_out(5000), Outcome.canceled()]
 
 
@@ -34,9 +45,15 @@ class Stress:
         self.accepted: dict[tuple[int, int], Outcome] = {}
         self.surprises: list[Exception] = []
 
-    def some_spec(self, rng: random.Random) -> TaskSpec:
+    def some_spec(self, rng: random.Random, task_id: str) -> TaskSpec:
         restart = rng.choice([RestartPolicy.never(), RestartPolicy.on_failure(), RestartPolicy.always(0)])
-        return retrying(labels={"n": str(rng.random())}).replace(restart=restart, max_retries=rng.choice([None, 2]))
+        return retrying(
+            f"slot-{int(task_id[-1]) // 3}",
+            labels={"n": str(rng.random())},
+            restart=restart,
+            max_retries=rng.choice([None, 2]),
+            admission=rng.choice(list(AdmissionPolicy)),
+        )
 
     def run(self, thread: int) -> None:  # noqa: C901, PLR0912 - one branch an operation
         rng = random.Random(self.seed * 1000 + thread)
@@ -47,9 +64,10 @@ class Stress:
             try:
                 match rng.randrange(12):
                     case 0 | 1:
-                        self.store.create(task_id, self.some_spec(rng))
+                        self.store.create(task_id, self.some_spec(rng, task_id))
                     case 2:
-                        self.store.replace(task_id, self.some_spec(rng), expected_version=self.store.get(task_id))
+                        task = self.store.get(task_id)
+                        self.store.replace(task_id, self.some_spec(rng, task_id), expected_version=task)
                     case 3:
                         self.store.cancel(task_id)
                     case 4 if rng.random() < 0.3:
@@ -71,7 +89,7 @@ class Stress:
             except (AgentLost, LeaseLost):
                 pass
             except SoltiStoreError as error:
-                if type(error).__name__ not in {"AlreadyExists", "AlreadyRunning", "NotFound", "VersionConflict"}:
+                if type(error).__name__ not in REFUSALS:
                     self.surprises.append(error)
             except Exception as error:  # noqa: BLE001 - any other is a finding
                 self.surprises.append(error)
@@ -84,7 +102,7 @@ class Stress:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_books_agree_after_a_random_history(database_url: str, seed: int) -> None:
-    with TaskStore.open(database_url, pool_size=THREADS) as store:
+    with TaskStore.open(database_url, pool_size=THREADS, max_slot_queue=2) as store:
         stress = Stress(store, seed)
         with ThreadPoolExecutor(THREADS) as pool:
             for done in [pool.submit(stress.run, thread) for thread in range(THREADS)]:
@@ -96,10 +114,16 @@ def test_the_books_agree_after_a_random_history(database_url: str, seed: int) ->
 
     engine = create_engine(database_url)
     with engine.connect() as connection:
-        tasks = connection.execute(text("SELECT * FROM solti.tasks JOIN solti.task_status USING (seq)")).all()
+        tasks = connection.execute(text("SELECT * FROM solti.tasks JOIN solti.task_status USING (seq, slot)")).all()
         runs = connection.execute(text("SELECT * FROM solti.task_runs ORDER BY seq, attempt")).all()
         events = connection.execute(text("SELECT * FROM solti.task_events ORDER BY event")).all()
     engine.dispose()
+
+    for slot in {task.slot for task in tasks}:
+        active = [task for task in tasks if task.slot == slot and (task.due_at or task.deadline or task.queue_key)]
+        owners = [task for task in active if not task.queue_key]
+        assert len(owners) == min(len(active), 1), "a slot without an owner, or with two"
+    assert {"admitted", "cancelRequested"} <= {one.type for one in events}
 
     for task in tasks:
         mine = [run for run in runs if run.seq == task.seq]

@@ -28,7 +28,7 @@ NONE = timedelta(0)
 
 def test_a_claim_starts_the_task_and_hands_over_all_it_takes(store: TaskStore) -> None:
     agent = store.register("w")
-    task = store.create("a", spec(timeout=Timeout(1500)))
+    task = store.create("a", spec("a", timeout=Timeout(1500)))
     (claim,) = store.claim(agent, limit=5)
     assert (claim.task_id, claim.attempt, claim.spec) == ("a", 1, task.spec)
     assert claim.deadline - claim.started_at == timedelta(milliseconds=1500)
@@ -73,21 +73,21 @@ def test_a_task_goes_only_where_its_selector_matches(
 ) -> None:
     agent = store.register("w", labels={"zone": "a"})
     # The task's own labels play no part.
-    store.create("a", spec(runner_selector=selector, labels={"zone": "b", "gpu": "yes"}))
+    store.create("a", spec("a", runner_selector=selector, labels={"zone": "b", "gpu": "yes"}))
     assert bool(store.claim(agent)) is mine
 
 
 def test_a_task_goes_only_where_its_kind_runs(store: TaskStore) -> None:
-    store.create("a", spec(kind=Embedded()))
+    store.create("a", spec("a", kind=Embedded()))
     assert store.claim(store.register("other", kinds=["subprocess", "wasm"])) == []
     assert len(store.claim(store.register("w", kinds=["embedded"]))) == 1
 
 
 def test_a_new_selector_on_a_pending_task_reroutes_it(store: TaskStore) -> None:
     agent = store.register("w", labels={"zone": "a"})
-    store.create("a", spec(runner_selector=selecting(zone="b")))
+    store.create("a", spec("a", runner_selector=selecting(zone="b")))
     assert store.claim(agent) == []
-    store.replace("a", spec(runner_selector=selecting(zone="a")), expected_version=1)
+    store.replace("a", spec("a", runner_selector=selecting(zone="a")), expected_version=1)
     assert len(store.claim(agent)) == 1
 
 
@@ -95,7 +95,7 @@ def test_a_new_selector_on_a_pending_task_reroutes_it(store: TaskStore) -> None:
 
 
 def test_success_is_final_and_closes_the_run(store: TaskStore) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     store.finish(store.start("a"), Outcome.succeeded(0))
     done = store.get("a")
     assert (done.phase, done.status.exit_code, done.status.error) == (TaskPhase.SUCCEEDED, 0, None)
@@ -107,7 +107,7 @@ def test_success_is_final_and_closes_the_run(store: TaskStore) -> None:
 
 
 def test_the_same_outcome_again_is_silent_and_another_is_refused(store: TaskStore) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     claim = store.start("a")
     store.finish(claim, Outcome.failed("no", exit_code=1))
     done = store.get("a")
@@ -119,8 +119,39 @@ def test_the_same_outcome_again_is_silent_and_another_is_refused(store: TaskStor
     assert store.get("a") == done
 
 
-def test_a_late_finish_learns_who_holds_the_task_now(store: TaskStore) -> None:
+def test_output_is_kept_with_the_run(store: TaskStore) -> None:
+    agent = store.register("w")
     store.create("a", retrying())
+    store.finish(store.start("a", agent), Outcome.failed("x").with_output("é\n\x1b[1m", ""))
+    store.finish(store.start("a", agent), Outcome.succeeded(0).with_output("o" * 196_608, "\ufffd" * 65_536))
+    store.start("a", agent)
+    assert [(run.stdout, run.stderr) for run in store.runs("a")] == [
+        ("é\n\x1b[1m", None),
+        ("o" * 196_608, "\ufffd" * 65_536),
+        (None, None),
+    ]
+    assert "stdout" not in store.get("a").to_json()
+
+
+def test_output_is_no_part_of_the_same_outcome_again(store: TaskStore) -> None:
+    store.create("a", spec())
+    (claim,) = store.claim(store.register("w"))
+    store.finish(claim, Outcome.failed("x").with_output("first", None))
+    store.finish(claim, Outcome.failed("x").with_output("second", "more"))
+    (run,) = store.runs("a")
+    assert (run.stdout, run.stderr) == ("first", None)
+
+
+@pytest.mark.parametrize("text", ["o" * 196_609, "é" * 98_305, "a\0", "\ud800"])
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_output_that_cannot_be_stored_is_invalid(name: str, text: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        Outcome.succeeded().with_output(**{"stdout": None, "stderr": None, name: text})
+    assert refused.value.field == name
+
+
+def test_a_late_finish_learns_who_holds_the_task_now(store: TaskStore) -> None:
+    store.create("a", retrying("a"))
     first = store.start("a")
     store.finish(first, Outcome.failed("no"))
     store.start("a", store.register("second"))
@@ -133,10 +164,10 @@ def test_a_late_finish_learns_who_holds_the_task_now(store: TaskStore) -> None:
 
 
 def test_nothing_of_an_old_incarnation_reaches_a_recreated_task(store: TaskStore) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     old = store.start("a")
     store.delete("a")
-    store.create("a", spec())
+    store.create("a", spec("a"))
     new = store.start("a")
     assert (old.attempt, new.attempt) == (1, 1)
     with pytest.raises(LeaseLost) as refusal:
@@ -167,7 +198,7 @@ def test_a_batch_of_finishes_answers_each_in_its_place(store: TaskStore) -> None
 
 
 def test_failures_retry_until_the_streak_is_used_up(store: TaskStore) -> None:
-    store.create("a", retrying(max_retries=2))
+    store.create("a", retrying("a", max_retries=2))
     agent = store.register("w")
     phases = []
     for _ in range(3):
@@ -183,7 +214,7 @@ def test_failures_retry_until_the_streak_is_used_up(store: TaskStore) -> None:
 
 
 def test_a_success_between_resets_the_streak_but_not_the_attempts(store: TaskStore) -> None:
-    store.create("a", retrying(max_retries=1).replace(restart=RestartPolicy.always(0)))
+    store.create("a", retrying("a", max_retries=1).replace(restart=RestartPolicy.always(0)))
     for outcome, phase in [
         (Outcome.failed("no"), TaskPhase.FAILED),
         (Outcome.succeeded(), TaskPhase.SUCCEEDED),
@@ -196,7 +227,7 @@ def test_a_success_between_resets_the_streak_but_not_the_attempts(store: TaskSto
 
 
 def test_a_fatal_failure_is_never_retried(store: TaskStore) -> None:
-    store.create("a", retrying())
+    store.create("a", retrying("a"))
     store.finish(store.start("a"), Outcome.failed("no such program", fatal=True))
     assert store.claim(store.register("w")) == []
     assert store.get("a").phase is TaskPhase.FAILED
@@ -204,8 +235,8 @@ def test_a_fatal_failure_is_never_retried(store: TaskStore) -> None:
 
 def test_a_periodic_task_is_due_again_after_its_interval(store: TaskStore) -> None:
     agent = store.register("w")
-    store.create("now", spec(restart=RestartPolicy.always()))
-    store.create("later", spec(restart=RestartPolicy.always(3_600_000)))
+    store.create("now", spec("now", restart=RestartPolicy.always()))
+    store.create("later", spec("later", restart=RestartPolicy.always(3_600_000)))
     store.finish_many([(claim, Outcome.succeeded()) for claim in store.claim(agent, limit=2)])
     assert [claim.task_id for claim in store.claim(agent, limit=2)] == ["now"]
     assert store.get("later").phase is TaskPhase.SUCCEEDED
@@ -217,7 +248,7 @@ def test_waits_past_any_calendar_are_cut_not_refused(store: TaskStore) -> None:
         "a", retrying().replace(backoff=BackoffPolicy(first_ms=longest, max_ms=longest, jitter=JitterPolicy.NONE))
     )
     store.finish(store.start("a"), Outcome.failed("no"))
-    store.create("b", spec(restart=RestartPolicy.always(longest)))
+    store.create("b", spec("b", restart=RestartPolicy.always(longest)))
     store.finish(store.start("b"), Outcome.succeeded())
     assert store.claim(store.register("w"), limit=2) == []
 
@@ -229,8 +260,8 @@ def test_an_error_that_cannot_be_stored_is_invalid(error: str) -> None:
 
 
 def test_cancellation_wins_over_a_retry_but_not_over_the_truth(store: TaskStore) -> None:
-    store.create("retry", retrying())
-    store.create("done", spec())
+    store.create("retry", retrying("retry"))
+    store.create("done", spec("done"))
     retry, done = store.start("retry"), store.start("done")
     store.cancel("retry")
     store.cancel("done")
@@ -246,7 +277,7 @@ def test_cancellation_wins_over_a_retry_but_not_over_the_truth(store: TaskStore)
 
 
 def test_start_leads_out_of_every_phase_but_running(store: TaskStore) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     ends = [Outcome.succeeded(1), Outcome.failed("no", exit_code=2), Outcome.timed_out(5000), Outcome.canceled()]
     for attempt, outcome in enumerate(ends, start=1):
         claim = store.start("a")
@@ -267,9 +298,9 @@ def test_start_leads_out_of_every_phase_but_running(store: TaskStore) -> None:
 
 def test_a_silent_agent_is_closed_with_all_it_ran(store: TaskStore, database_url: str) -> None:
     agent = store.register("w")
-    store.create("again", retrying())
-    store.create("once", spec())
-    store.create("unwanted", retrying())
+    store.create("again", retrying("again"))
+    store.create("once", spec("once"))
+    store.create("unwanted", retrying("unwanted"))
     claims = {str(claim.task_id): claim for claim in store.claim(agent, limit=3)}
     store.cancel("unwanted")
     silence(database_url, agent)
@@ -294,7 +325,7 @@ def test_a_silent_agent_is_closed_with_all_it_ran(store: TaskStore, database_url
 
 def test_a_heartbeat_keeps_the_lease(store: TaskStore) -> None:
     agent = store.register("w", lease=timedelta(hours=1))
-    store.create("a", spec())
+    store.create("a", spec("a"))
     store.claim(agent)
     assert store.heartbeat(agent) == []
     assert store.reap() == []
@@ -317,7 +348,7 @@ def test_a_name_in_use_again_is_another_incarnation(store: TaskStore, database_u
 
 def test_an_attempt_past_its_deadline_is_timed_out_by_anyone(store: TaskStore) -> None:
     agent = store.register("w")
-    store.create("a", retrying(timeout=Timeout(1)))
+    store.create("a", retrying("a", timeout=Timeout(1)))
     (claim,) = store.claim(agent)
     while not (reaped := store.reap(grace=NONE)):
         pass  # a millisecond
@@ -332,14 +363,14 @@ def test_an_attempt_past_its_deadline_is_timed_out_by_anyone(store: TaskStore) -
 
 
 def test_an_attempt_is_left_to_its_worker_for_the_grace(store: TaskStore) -> None:
-    store.create("a", spec(timeout=Timeout(1)))
+    store.create("a", spec("a", timeout=Timeout(1)))
     store.start("a")
     assert store.reap(grace=timedelta(hours=1)) == []
 
 
 def test_a_heartbeat_revives_an_agent_that_nobody_missed_yet(store: TaskStore, database_url: str) -> None:
     agent = store.register("w")
-    store.create("a", spec())
+    store.create("a", spec("a"))
     silence(database_url, agent)
     assert store.heartbeat(agent) == []
     assert len(store.claim(agent)) == 1
@@ -348,7 +379,7 @@ def test_a_heartbeat_revives_an_agent_that_nobody_missed_yet(store: TaskStore, d
 
 def test_signing_off_ends_what_still_runs(store: TaskStore) -> None:
     agent = store.register("w")
-    store.create("a", retrying())
+    store.create("a", retrying("a"))
     store.claim(agent)
     assert [one.task_id for one in store.sign_off(agent)] == ["a"]
     assert store.get("a").status.error == "agent w signed off"
@@ -377,7 +408,7 @@ def test_an_agent_that_cannot_be_is_invalid(
 
 def test_limits_below_one_are_invalid(store: TaskStore) -> None:
     agent = store.register("w")
-    store.create("a", spec())
+    store.create("a", spec("a"))
     for call in (lambda: store.claim(agent, limit=0), lambda: store.runs("a", limit=0), lambda: store.reap(limit=0)):
         with pytest.raises(Invalid, match="limit"):
             call()
@@ -459,7 +490,7 @@ def test_a_spec_that_cannot_be_read_fails_alone(store: TaskStore, database_url: 
 
 
 def test_an_attempt_whose_policies_became_unreadable_is_not_retried(store: TaskStore, database_url: str) -> None:
-    store.create("a", retrying())
+    store.create("a", retrying("a"))
     agent = store.register("w")
     (claim,) = store.claim(agent)
     engine = create_engine(database_url)
@@ -481,7 +512,7 @@ def test_what_an_agent_runs_is_told_without_the_specs(store: TaskStore) -> None:
 
 
 def test_a_route_that_cannot_be_read_is_for_others(store: TaskStore, database_url: str) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     engine = create_engine(database_url)
     with engine.begin() as connection:
         selector = """'{"matchLabels": {"a": 5}}'"""

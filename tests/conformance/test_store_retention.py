@@ -48,13 +48,13 @@ def test_final_tasks_go_with_their_runs_and_nothing_else_does(
     store.create_many([(name, spec()) for name in ("succeeded", "failed", "runs")])
     for outcome in (Outcome.succeeded(), Outcome.failed("no"), None):
         one(store, agent, outcome)
-    store.create("waits", retrying())
+    store.create("waits", retrying("waits"))
     one(store, agent, Outcome.failed("again"))
-    store.create("pending", spec())
-    store.create("canceled", spec())
+    store.create("pending", spec("pending"))
+    store.create("canceled", spec("canceled"))
     store.cancel("canceled")
     age(database, 31)
-    store.create("young", spec())
+    store.create("young", spec("young"))
     store.cancel("young")
     assert store.prune(Retention(tasks=40 * DAY, runs=None)).tasks == 0
     assert store.prune(Retention(tasks=None, runs=None, agents=None)).tasks == 0
@@ -69,7 +69,7 @@ def test_final_tasks_go_with_their_runs_and_nothing_else_does(
 
 def test_old_runs_go_and_the_running_one_stays(store: TaskStore, database: psycopg.Connection[Any]) -> None:
     agent = store.register("w")
-    store.create("a", retrying())
+    store.create("a", retrying("a"))
     one(store, agent, Outcome.failed("first"))
     age(database, 31)
     one(store, agent, Outcome.failed("second"))
@@ -85,11 +85,11 @@ def test_old_runs_go_and_the_running_one_stays(store: TaskStore, database: psyco
 
 def test_a_task_keeps_its_latest_runs_only(store: TaskStore, database: psycopg.Connection[Any]) -> None:
     agent = store.register("w")
-    store.create("a", retrying())
+    store.create("a", retrying("a"))
     one(store, agent, Outcome.failed("no"))
-    store.create("b", spec())
+    store.create("b", spec("b"))
     # As after MAX_RUNS attempts.
-    database.execute("UPDATE solti.task_status SET due_at = NULL")
+    database.execute("UPDATE solti.task_status SET due_at = now() + interval '1 hour'")
     database.execute(f"UPDATE solti.task_status SET attempt = {MAX_RUNS}, due_at = now() WHERE attempt = 1".encode())
     database.execute(
         "INSERT INTO solti.task_runs SELECT seq, n, phase, started_at, finished_at, error, exit_code, agent, agent_id"
@@ -104,7 +104,7 @@ def test_closed_agents_go_and_leave_their_names(
     store: TaskStore, database: psycopg.Connection[Any], database_url: str
 ) -> None:
     gone, lost, there = store.register("gone"), store.register("lost"), store.register("there")
-    store.create("a", spec())
+    store.create("a", spec("a"))
     one(store, gone, Outcome.succeeded())
     store.sign_off(gone)
     silence(database_url, lost)

@@ -22,7 +22,7 @@ U64_MAX = 2**64 - 1
 
 
 def test_a_created_task_is_pending_at_version_1(store: TaskStore) -> None:
-    task = store.create("build-1", spec(slot="build"))
+    task = store.create("build-1", spec("build"))
     assert (task.id, task.phase, task.status.attempt) == ("build-1", TaskPhase.PENDING, 0)
     assert (task.metadata.resource_version, task.metadata.generation) == (1, 1)
     assert task.metadata.created_at == task.metadata.updated_at
@@ -30,9 +30,9 @@ def test_a_created_task_is_pending_at_version_1(store: TaskStore) -> None:
 
 
 def test_a_taken_id_is_refused_and_nothing_is_written(store: TaskStore) -> None:
-    first = store.create("a", spec(slot="one"))
+    first = store.create("a", spec("one"))
     with pytest.raises(AlreadyExists) as refusal:
-        store.create("a", spec(slot="two"))
+        store.create("a", spec("two"))
     assert refusal.value.task_id == "a"
     assert list(store.list()) == [first]
 
@@ -100,7 +100,7 @@ def test_a_batch_is_created_in_order_or_not_at_all(store: TaskStore) -> None:
 def test_what_is_not_there_is_not_found(store: TaskStore) -> None:
     for call in (
         lambda: store.get("none"),
-        lambda: store.replace("none", spec(), expected_version=1),
+        lambda: store.replace("none", spec("none"), expected_version=1),
         lambda: store.update("none", lambda old: old),
         lambda: store.cancel("none"),
         lambda: store.delete("none", expected_version=1),
@@ -117,8 +117,8 @@ def test_what_is_not_there_is_not_found(store: TaskStore) -> None:
 
 
 def test_replace_moves_version_and_generation_by_one(store: TaskStore) -> None:
-    before = store.create("a", spec())
-    after = store.replace("a", spec(timeout=Timeout(1)), expected_version=1)
+    before = store.create("a", spec("a"))
+    after = store.replace("a", spec("a", timeout=Timeout(1)), expected_version=1)
     assert (after.metadata.resource_version, after.metadata.generation) == (2, 2)
     assert after.spec.timeout == 1
     assert after.metadata.created_at == before.metadata.created_at
@@ -126,40 +126,40 @@ def test_replace_moves_version_and_generation_by_one(store: TaskStore) -> None:
 
 
 def test_replace_at_another_version_changes_nothing_and_tells_the_current_one(store: TaskStore) -> None:
-    store.create("a", spec())
-    current = store.replace("a", spec(timeout=Timeout(1)), expected_version=1)
+    store.create("a", spec("a"))
+    current = store.replace("a", spec("a", timeout=Timeout(1)), expected_version=1)
     with pytest.raises(VersionConflict) as conflict:
-        store.replace("a", spec(timeout=Timeout(2)), expected_version=1)
+        store.replace("a", spec("a", timeout=Timeout(2)), expected_version=1)
     assert (conflict.value.expected, conflict.value.current) == (1, 2)
     assert store.get("a") == current
 
 
 def test_the_same_spec_again_bumps_nothing(store: TaskStore) -> None:
-    task = store.create("a", spec(labels={"k": "v"}))
-    assert store.replace("a", spec(labels={"k": "v"}), expected_version=1) == task
+    task = store.create("a", spec("a", labels={"k": "v"}))
+    assert store.replace("a", spec("a", labels={"k": "v"}), expected_version=1) == task
     assert store.get("a") == task
 
 
 @pytest.mark.parametrize("version", [0, -1, 2**63, True, "1", 1.0])
 def test_an_expected_version_that_cannot_be_is_invalid(store: TaskStore, version: object) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     with pytest.raises(Invalid, match="expected"):
-        store.replace("a", spec(), expected_version=version)  # type: ignore[arg-type]
+        store.replace("a", spec("a"), expected_version=version)  # type: ignore[arg-type]
     with pytest.raises(Invalid, match="expected"):
         store.delete("a", expected_version=version)  # type: ignore[arg-type]
 
 
 def test_a_spec_change_leaves_the_running_attempt_and_applies_from_the_next(store: TaskStore) -> None:
-    store.create("a", retrying())
+    store.create("a", retrying("a"))
     first = store.start("a")
-    changed = store.replace("a", retrying(timeout=Timeout(77)), expected_version=2)
+    changed = store.replace("a", retrying("a", timeout=Timeout(77)), expected_version=2)
     assert (changed.phase, changed.status.attempt) == (TaskPhase.RUNNING, 1)
     store.finish(first, Outcome.failed("once"))
     assert store.start("a").spec.timeout == 77
 
 
 def test_update_reads_changes_and_writes(store: TaskStore) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     task = store.update("a", lambda old: old.replace(labels={"seen": "yes"}))
     assert task.spec.labels == {"seen": "yes"}
     assert task.metadata.generation == 2
@@ -169,14 +169,14 @@ def test_update_reads_changes_and_writes(store: TaskStore) -> None:
 
 
 def test_cancel_ends_a_pending_task_at_once_and_is_a_no_op_after(store: TaskStore) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     task = store.cancel("a")
     assert (task.phase, task.metadata.resource_version, task.status.attempt) == (TaskPhase.CANCELED, 2, 0)
     assert store.cancel("a") == task
 
 
 def test_cancel_of_a_waiting_task_clears_what_its_last_attempt_left(store: TaskStore) -> None:
-    store.create("a", retrying())
+    store.create("a", retrying("a"))
     store.finish(store.start("a"), Outcome.failed("broken", exit_code=3))
     assert store.get("a").status.error == "broken"
     task = store.cancel("a")
@@ -186,7 +186,7 @@ def test_cancel_of_a_waiting_task_clears_what_its_last_attempt_left(store: TaskS
 
 def test_cancel_of_a_running_task_is_a_request(store: TaskStore) -> None:
     agent = store.register("w")
-    store.create("a", retrying())
+    store.create("a", retrying("a"))
     (claim,) = store.claim(agent)
     asked = store.cancel("a")
     assert (asked.phase, asked.metadata.resource_version) == (TaskPhase.RUNNING, 3)
@@ -199,25 +199,25 @@ def test_cancel_of_a_running_task_is_a_request(store: TaskStore) -> None:
 
 
 def test_cancel_of_a_final_task_changes_nothing(store: TaskStore) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     store.finish(store.start("a"), Outcome.succeeded(0))
     done = store.get("a")
     assert store.cancel("a") == done
 
 
 def test_delete_takes_the_runs_along(store: TaskStore) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     store.finish(store.start("a"), Outcome.succeeded())
     assert store.delete("a") is True
     with pytest.raises(NotFound):
         store.get("a")
-    again = store.create("a", spec())
+    again = store.create("a", spec("a"))
     assert again.metadata.resource_version == 1
     assert list(store.runs("a")) == []
 
 
 def test_a_guarded_delete_needs_its_version(store: TaskStore) -> None:
-    store.create("a", spec())
+    store.create("a", spec("a"))
     with pytest.raises(VersionConflict) as conflict:
         store.delete("a", expected_version=7)
     assert conflict.value.current == 1

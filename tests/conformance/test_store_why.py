@@ -35,7 +35,7 @@ def test_a_due_task_waits_for_its_turn(store: TaskStore) -> None:
 
 
 def test_no_worker_may_run_it(store: TaskStore, database_url: str) -> None:
-    store.create("a", spec(runner_selector=selecting(zone="a", arch="arm")))
+    store.create("a", spec("a", runner_selector=selecting(zone="a", arch="arm")))
     nobody = store.why("a")
     assert (nobody.reason, nobody.message, nobody.unfit) == (WhyReason.NO_WORKER, "no worker is live", ())
     store.register("wrong-zone", labels={"zone": "b", "arch": "arm"})
@@ -54,13 +54,13 @@ def test_no_worker_may_run_it(store: TaskStore, database_url: str) -> None:
     assert store.why("a").reason is WhyReason.DUE
     for n in range(7):
         store.register(f"w-{n}")
-    store.create("wasm", spec(kind=Wasm.module("m"), runner_selector=selecting(zone="z")))
+    store.create("wasm", spec("wasm", kind=Wasm.module("m"), runner_selector=selecting(zone="z")))
     assert store.why("wasm").message.endswith("; and 6 others")
 
 
 def test_it_runs_or_is_asked_to_stop(store: TaskStore) -> None:
-    store.create("a", spec())
-    store.create("by-hand", spec())
+    store.create("a", spec("a"))
+    store.create("by-hand", spec("by-hand"))
     (claim,) = store.claim(store.register("w"), limit=1)
     running = store.why("a")
     assert (running.reason, running.agent) == (WhyReason.RUNNING, "w")
@@ -77,7 +77,7 @@ def test_it_runs_or_is_asked_to_stop(store: TaskStore) -> None:
 
 
 def test_it_waits_for_its_restart_or_is_final(store: TaskStore, database_url: str) -> None:
-    store.create("a", retrying(max_retries=1))
+    store.create("a", retrying("a", max_retries=1))
     agent = store.register("w")
     store.finish(store.claim(agent)[0], Outcome.failed("first"))
     engine = create_engine(database_url)

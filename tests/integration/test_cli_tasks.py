@@ -81,6 +81,7 @@ def test_what_get_prints_can_be_submitted_under_another_id(database_url: str, tm
     file.write_text(document)
     taken = run_cli("submit", "-f", str(file), url=database_url)
     assert (taken.returncode, taken.stdout, taken.stderr) == (4, "", "error: task 't' already exists\n")
+    data_of("cancel", "t", url=database_url)  # which leaves its slot
     copy = Task.from_json(data_of("submit", "copy", "-f", str(file), "-o", "json", url=database_url))
     assert (copy.id, copy.spec) == ("copy", Task.from_json(document).spec)
 
@@ -176,7 +177,7 @@ def test_list_filters_by_phase_slot_and_kind(database_url: str) -> None:
 def test_list_filters_by_labels_agent_and_time_in_either_order(database_url: str) -> None:
     with TaskStore.open(database_url) as store:
         for name, env in (("a", "prod"), ("b", "dev"), ("c", "prod")):
-            store.create(name, TaskSpec.builder("s", Subprocess.command("true"), 5000).labels({"env": env}).build())
+            store.create(name, TaskSpec.builder(name, Subprocess.command("true"), 5000).labels({"env": env}).build())
         store.start("b", store.register("w1"))
     start = datetime.now(UTC)
 
@@ -237,6 +238,34 @@ def test_runs_are_a_table_or_a_document(database_url: str) -> None:
     assert document == {"items": [run.to_dict() for run in runs]}
     assert data_of("runs", "t", "--limit", "1", "-o", "name", url=database_url) == "2\n"
     assert run_cli("runs", "u", url=database_url).returncode == 3
+
+
+def test_logs_show_what_an_attempt_wrote(database_url: str) -> None:
+    fill(database_url, ["t", "quiet", "new"])
+    tricks = "caf\u00e9 \x1b[31mred\r\n\tlast"
+    with TaskStore.open(database_url) as store:
+        store.finish(store.start("t"), Outcome.failed("broke").with_output("one\n", None))
+        store.finish(store.start("t"), Outcome.failed("broke").with_output(tricks, "err\n"))
+        store.start("t")
+        store.finish(store.start("quiet"), Outcome.succeeded())
+
+    def logs(*arguments: str) -> tuple[int, str, str]:
+        done = run_cli("logs", *arguments, url=database_url)
+        return done.returncode, done.stdout, done.stderr
+
+    # The latest that has ended.
+    assert logs("t") == (0, tricks, "err\n")
+    assert logs("t", "--stdout") == (0, tricks, "")
+    assert logs("t", "--stderr") == (0, "err\n", "")
+    assert logs("t", "--attempt", "1") == (0, "one\n", "")
+    assert logs("t", "--attempt", "3") == (0, "", "attempt 3 still runs: its output is kept when it ends\n")
+    assert logs("t", "--attempt", "4") == (3, "", "error: task 't' has no attempt 4, or keeps it no more\n")
+    assert logs("quiet") == (0, "", "attempt 1 wrote nothing that was kept\n")
+    assert logs("new") == (0, "", "no attempt has begun\n")
+    assert logs("nobody")[0] == 3
+    assert logs("t", "--stdout", "--stderr")[0] == 2
+    code, shown = on_terminal("logs", "t", "--stdout", url=database_url, PYTHONUTF8="1")
+    assert (code, shown) == (0, "caf\u00e9 \\x1b[31mred\n\tlast\n")
 
 
 def test_agents_are_a_table_names_or_a_document(database_url: str) -> None:

@@ -7,14 +7,17 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+import wasmtime
 from cli_run import COMMAND, data_of, environment, run_cli
 
-from solti_store import Subprocess, TaskPhase, TaskSpec, TaskStore
+from solti_store import Subprocess, TaskPhase, TaskSpec, TaskStore, Wasm
 from solti_store.cli.work import default_agent_id
 from solti_store.model import AgentId, Labels, RunnerSelector, Slot, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def spec(slot: str, script: str, **labels: str) -> TaskSpec:
@@ -100,6 +103,37 @@ def test_a_worker_of_the_demo_ends_with_it(database_url: str) -> None:
         process.stdin.close()
         assert process.wait(timeout=30) == 130
         assert store.get("runs").phase is TaskPhase.FAILED
+
+
+def test_it_runs_the_kinds_it_is_told_to_and_keeps_their_output(database_url: str, tmp_path: Path) -> None:
+    module = tmp_path / "module.wasm"
+    module.write_bytes(bytes(wasmtime.wat2wasm('(module (func (export "_start") unreachable))')))
+    with TaskStore.open(database_url) as store:
+        store.create("sub", spec("sub", "echo 12345"))
+        store.create("wasm", TaskSpec.builder("wasm", Wasm.module(str(module)), 60_000).build())
+        flags = ["-q", "--until-idle", "--kinds", "wasm, subprocess", "--prefetch", "3", "--output-tail", "4"]
+        done = run_cli("work", *flags, "--id", "w", url=database_url)
+        assert done.stderr.splitlines()[-1] == "worker w ends: 1 succeeded, 1 failed"
+        assert [agent.kinds for agent in store.agents(closed=True)] == [("subprocess", "wasm")]
+        assert store.runs("sub")[0].stdout == "345\n"
+        assert store.get("wasm").status.error == "wasm trap: wasm `unreachable` instruction executed"
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "says"),
+    [
+        (["--kinds", "embedded"], 2, "--kinds: embedded tasks are functions of a Python program"),
+        (["--kinds", "subprocess,magic"], 2, "--kinds: expected some of subprocess, container, wasm, got 'magic'"),
+        (["--kinds", ""], 2, "--kinds: expected some of"),
+        (["--output-tail", "65537"], 2, "--output-tail"),
+        (["-c", "999", "--prefetch", "2"], 2, "prefetch must be from 0 to 1000 less the concurrency, got 2"),
+        (["--kinds", "container"], 1, "container tasks need docker or podman, which is not in the PATH"),
+    ],
+)
+def test_what_it_cannot_do_is_one_line(database_url: str, flags: list[str], code: int, says: str) -> None:
+    done = run_cli("work", *flags, url=database_url, env={"PATH": "/nowhere"})
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert says in done.stderr
 
 
 def test_a_worker_without_a_name_gets_a_legal_one() -> None:

@@ -10,13 +10,15 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from support import connect, spec
+from support import connect, queued, spec
 
 from solti_store import Outcome, TaskQuery, TaskStore
 from solti_store.model import Labels, Selector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from solti_store import TaskSpec
 
 KEYS = ["a", "b", "n"]
 VALUES = ["", "x", "y", "1", "05", "7"]
@@ -51,7 +53,8 @@ queries = st.fixed_dictionaries(
     },
 )
 # Hypothesis makes short lists; a long one of few kinds of task fills pages.
-labelled = st.lists(st.tuples(label_sets, st.sampled_from("st")), min_size=1, max_size=9).map(lambda some: some * 12)
+kinds_of_task = st.tuples(label_sets, st.sampled_from(["s", "t", None]))
+labelled = st.lists(kinds_of_task, min_size=1, max_size=9).map(lambda some: some * 12)
 places = st.integers(0, 500)
 
 
@@ -76,6 +79,10 @@ steps = st.lists(
 )
 
 
+def make(slot: str | None, labels: Labels) -> TaskSpec:
+    return spec(labels=labels) if slot is None else queued(slot, labels=labels)
+
+
 @dataclass
 class Registry:
     store: TaskStore
@@ -87,8 +94,8 @@ class Registry:
             "TRUNCATE solti.tasks, solti.task_status, solti.task_runs, solti.task_events, solti.agents"
         )
 
-    def create(self, tasks: list[tuple[dict[str, str], str]]) -> None:
-        new = [(f"t-{self.made + n}", spec(slot, labels=Labels(labels))) for n, (labels, slot) in enumerate(tasks)]
+    def create(self, tasks: list[tuple[dict[str, str], str | None]]) -> None:
+        new = [(f"t-{self.made + n}", make(slot, Labels(labels))) for n, (labels, slot) in enumerate(tasks)]
         self.made += len(new)
         self.store.create_many(new)
 
@@ -168,7 +175,7 @@ class Registry:
 
 @pytest.fixture
 def registry(database_url: str) -> Iterator[Registry]:
-    with TaskStore.open(database_url) as store, connect(database_url) as connection:
+    with TaskStore.open(database_url, max_slot_queue=10_000) as store, connect(database_url) as connection:
         yield Registry(store, connection)
 
 

@@ -48,7 +48,7 @@ OPENER = """
 import sys
 from solti_store import Subprocess, TaskSpec, TaskStore
 with TaskStore.open() as store:
-    store.create(sys.argv[1], TaskSpec.builder("s", Subprocess.command("true"), 1000).build())
+    store.create(sys.argv[1], TaskSpec.builder(sys.argv[1], Subprocess.command("true"), 1000).build())
 """
 
 
@@ -65,18 +65,18 @@ def test_eight_cold_opens_at_once_share_one_migrated_server(server: EmbeddedServ
 
 def test_a_store_outlives_its_server(server: EmbeddedServer) -> None:
     with TaskStore.open() as store:
-        store.create("a", spec())
+        store.create("a", spec("a"))
         kill(server)
         assert store.get("a").id == "a"
         kill(server)
-        store.create("b", spec())
+        store.create("b", spec("b"))
         assert len(store.list()) == 2
 
 
 def test_the_async_store_outlives_it_too(server: EmbeddedServer) -> None:
     async def check() -> None:
         async with await AsyncTaskStore.open() as store:
-            await store.create("a", spec())
+            await store.create("a", spec("a"))
             kill(server)
             assert (await store.get("a")).id == "a"
 

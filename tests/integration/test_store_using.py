@@ -50,9 +50,9 @@ def test_a_task_exists_iff_its_order_does(engine: Engine, commit: bool) -> None:
     with engine.connect() as connection:
         connection.execute(text("INSERT INTO orders VALUES (1)"))
         mine = store.using(connection)
-        mine.create("a", spec())
+        mine.create("a", spec("a"))
         mine.create_many([("b", spec()), ("c", spec())])
-        mine.replace("a", spec(max_retries=1), expected_version=1)
+        mine.replace("a", spec("a", max_retries=1), expected_version=1)
         mine.finish(mine.start("a"), Outcome.succeeded(0))
         mine.cancel("b")
         mine.delete("c")
@@ -64,16 +64,16 @@ def test_a_task_exists_iff_its_order_does(engine: Engine, commit: bool) -> None:
 
 def test_what_is_refused_leaves_the_transaction_usable(engine: Engine) -> None:
     store = TaskStore(engine)
-    store.create("taken", retrying())
+    store.create("taken", retrying("taken"))
     late = store.start("taken")
     store.finish(late, Outcome.failed("no"))
     store.start("taken")
     with engine.begin() as connection:
         mine = store.using(connection)
         refusals: list[tuple[type[SoltiStoreError], Callable[[], object]]] = [
-            (AlreadyExists, lambda: mine.create("taken", spec())),
+            (AlreadyExists, lambda: mine.create("taken", spec("taken"))),
             (AlreadyExists, lambda: mine.create_many([("new", spec()), ("taken", spec())])),
-            (VersionConflict, lambda: mine.replace("taken", spec(), expected_version=99)),
+            (VersionConflict, lambda: mine.replace("taken", spec("taken"), expected_version=99)),
             (VersionConflict, lambda: mine.delete("taken", expected_version=99)),
             (NotFound, lambda: mine.get("none")),
             (NotFound, lambda: mine.cancel("none")),
@@ -91,9 +91,9 @@ def test_what_is_refused_leaves_the_transaction_usable(engine: Engine) -> None:
 def test_it_works_inside_an_orm_session(engine: Engine) -> None:
     store = TaskStore(engine)
     with Session(engine) as session:
-        store.using(session.connection()).create("a", spec())
+        store.using(session.connection()).create("a", spec("a"))
         session.rollback()
-        store.using(session.connection()).create("b", spec())
+        store.using(session.connection()).create("b", spec("b"))
         session.commit()
     assert [task.id for task in store.list()] == ["b"]
 
@@ -103,7 +103,7 @@ def test_the_async_store_does_the_same(database_url: str) -> None:
         engine = create_async_engine(database_url)
         store = AsyncTaskStore(engine)
         async with engine.connect() as connection:
-            await store.using(connection).create("a", spec())
+            await store.using(connection).create("a", spec("a"))
             await connection.rollback()
         async with engine.begin() as connection:
             mine = store.using(connection)
@@ -119,7 +119,7 @@ def test_the_async_store_does_the_same(database_url: str) -> None:
 
 def test_a_refused_late_write_leaves_a_trace(engine: Engine) -> None:
     store = TaskStore(engine)
-    store.create("a", retrying())
+    store.create("a", retrying("a"))
     late = store.start("a")
     store.finish(late, Outcome.failed("no"))
     with pytest.raises(LeaseLost):
@@ -152,13 +152,13 @@ def test_a_connection_without_a_transaction_is_refused(engine: Engine) -> None:
         engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
         pytest.raises(Invalid, match="AUTOCOMMIT"),
     ):
-        store.using(connection).create("a", spec())
+        store.using(connection).create("a", spec("a"))
     assert len(store.list()) == 0
 
 
 def test_a_start_that_fails_leaves_nothing_running(engine: Engine) -> None:
     store = TaskStore(engine)
-    store.create("a", spec())
+    store.create("a", spec("a"))
     with engine.begin() as connection:
         connection.execute(text('UPDATE solti.tasks SET spec = spec || \'{"labels": {"a"\\: 5}}\''))
         with pytest.raises(Invalid):

@@ -263,8 +263,10 @@ def test_the_index_of_labels_follows_the_tasks(database_url: str) -> None:
     async def scenario() -> None:
         async with await AsyncTaskStore.open(database_url) as store:
             # Not for this worker, and just so many that the index is worth bringing up to date.
-            spec = TaskSpec.builder("slot", Wasm.module("m.wasm"), 5000).labels({"env": "prod"}).build()
-            await store.create_many([(f"t-{n}", spec) for n in range(1024)])
+            kind, names = Wasm.module("m.wasm"), [f"t-{n}" for n in range(1024)]
+            await store.create_many(
+                [(name, TaskSpec.builder(name, kind, 5000).labels({"env": "prod"}).build()) for name in names]
+            )
 
             async def is_known() -> bool:
                 async with store._owned.connect() as connection:  # type: ignore[union-attr]

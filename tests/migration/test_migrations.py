@@ -112,7 +112,7 @@ def test_threads_of_one_process_migrate_several_databases_at_once(empty_database
         for done in [pool.submit(upgrade, url) for url in (empty_database_url, database_url) * 2]:
             done.result()
     with TaskStore.open(empty_database_url) as store:
-        store.create("a", spec())
+        store.create("a", spec("a"))
 
 
 def test_a_migration_that_fails_leaves_nothing_whatever_the_engines_mode(empty_database_url: str) -> None:
@@ -192,7 +192,7 @@ def test_the_offline_script_builds_the_same_schema(empty_database_url: str, engi
     with engine.connect() as connection:
         assert revision(connection) == HEAD
         command.check(config(connection))
-    TaskStore(engine).create("a", spec())
+    TaskStore(engine).create("a", spec("a"))
 
 
 def test_a_schema_of_another_version_is_refused_with_the_remedy(empty_database_url: str, engine: Engine) -> None:
@@ -246,7 +246,7 @@ def test_an_owner_of_the_schema_needs_no_right_on_the_database(engine: Engine) -
 )
 def test_the_database_refuses_what_breaks_a_rule(engine: Engine, table: str, change: str) -> None:
     upgrade(engine)
-    TaskStore(engine).create("a", spec())
+    TaskStore(engine).create("a", spec("a"))
     with engine.begin() as connection, pytest.raises(Exception, match=r"ck_|not-null") as refusal:
         connection.execute(text(f"UPDATE solti.{table} SET {change}"))
     assert getattr(refusal.value, "orig", None) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
-from typing import assert_type
+from typing import Final, assert_type
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -30,6 +30,19 @@ from solti_store import (
     TaskSpec,
     TaskStore,
     VersionConflict,
+)
+from solti_store.worker import (
+    ContainerRunner,
+    Control,
+    EmbeddedCall,
+    EmbeddedFunction,
+    EmbeddedRunner,
+    FatalError,
+    Runner,
+    SubprocessRunner,
+    Terms,
+    Worker,
+    WorkerReport,
 )
 
 
@@ -84,6 +97,32 @@ async def async_usage(connection: AsyncConnection) -> None:
 
 def error_usage(error: VersionConflict) -> None:
     assert_type(error.current, int)
+
+
+class OwnRunner:
+    kind: Final = "wasm"
+
+    async def run(self, claim: Claim, control: Control, terms: Terms) -> Outcome:
+        control.asked.add_done_callback(lambda asked: assert_type(asked.result(), Outcome))
+        assert_type(terms.left_s, float)
+        return Outcome.succeeded(0).with_output("out", None)
+
+
+def embedded(call: EmbeddedCall) -> None:
+    assert_type(call.attempt, int)
+
+
+async def async_embedded(call: EmbeddedCall) -> None:
+    raise FatalError(call.labels.get("a"))
+
+
+async def worker_usage(store: AsyncTaskStore) -> None:
+    functions: dict[str, EmbeddedFunction] = {"a": embedded, "b": async_embedded}
+    runners: list[Runner] = [SubprocessRunner(), EmbeddedRunner(functions), OwnRunner()]
+    worker = Worker(store, "w", runners=runners, prefetch=4, output_tail=0)
+    assert_type(await worker.run(), WorkerReport)
+    Worker(store, "w", runners=[SubprocessRunner(), ContainerRunner(options=["-q"])])
+    Worker(store, "w", runners=[object()])  # type: ignore[list-item]
 
 
 def mistakes(store: TaskStore) -> None:

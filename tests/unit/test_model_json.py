@@ -56,6 +56,20 @@ def test_a_run_may_name_its_agent_last() -> None:
     assert (caught.value.field, str(caught.value)) == ("agent", "invalid model: agent_id cannot be '.' or '..'")
 
 
+def test_a_run_may_have_output_after_its_exit_code() -> None:
+    text = (
+        '{"attempt":1,"phase":"failed","startedAt":5,"finishedAt":6,"exitCode":1,'
+        '"stdout":"a\\nb\\u001b[1m","stderr":"é\ufffd","agent":"worker-1"}'
+    )
+    run = TaskRun.from_json(text)
+    assert (run.stdout, run.stderr) == ("a\nb\x1b[1m", "é\ufffd")
+    assert run.to_json() == text
+    for wrong in ("\\u0000", "\\ud800"):
+        with pytest.raises(Invalid) as caught:
+            TaskRun.from_json(text.replace("é", wrong))
+        assert caught.value.field == "stderr"
+
+
 @given(selectors())
 def test_a_selector_survives_byte_for_byte(document: dict[str, Any]) -> None:
     assert RunnerSelector.from_json(compact(document)).to_json() == compact(document)

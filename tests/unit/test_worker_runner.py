@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from workers import HOURS_MS, PATIENCE_S, WAIT, eventually, is_alive, shell, written
+from workers import HOURS_MS, PATIENCE_S, WAIT, claim_of, eventually, is_alive, run_attempt, shell, terms, written
 
 from solti_store.model import RunnerEnv, Runtime, Subprocess, TaskPhase
 from solti_store.rules.outcome import Outcome
+from solti_store.worker import Control, SubprocessRunner
 from solti_store.worker.process import Process
-from solti_store.worker.runner import Control, run_subprocess
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,17 +29,13 @@ def run(
     grace_s: float = PATIENCE_S,
     env: RunnerEnv = RunnerEnv(),
 ) -> Outcome:
-    async def both() -> Outcome:
-        control = Control()
-        async with asyncio.timeout(2 * PATIENCE_S), asyncio.TaskGroup() as group:
-            task = group.create_task(
-                run_subprocess(kind.spec, control, timeout_ms=timeout_ms, env=env, grace_s=grace_s)
-            )
-            if meanwhile is not None:
-                await meanwhile(control)
-        return task.result()
-
-    return asyncio.run(both())
+    return run_attempt(
+        SubprocessRunner(),
+        claim_of(kind, timeout_ms),
+        meanwhile,
+        # Without output: what is compared is how it ended.
+        terms(timeout_ms, grace_s=grace_s, env=env, output_tail=0),
+    )
 
 
 SHOW_ARGS = "import json, sys; json.dump(sys.argv, open(sys.argv[1], 'w'))"
@@ -224,9 +220,7 @@ def test_a_cancelled_runner_leaves_nothing_behind(tmp_path: Path) -> None:
     kind, pids = family(tmp_path)
 
     async def scenario() -> None:
-        task = asyncio.create_task(
-            run_subprocess(kind.spec, Control(), timeout_ms=HOURS_MS, env=RunnerEnv(), grace_s=1e6)
-        )
+        task = asyncio.create_task(SubprocessRunner().run(claim_of(kind), Control(), terms(HOURS_MS, grace_s=1e6)))
         await eventually(lambda: len(pids()) == 2)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -278,7 +272,7 @@ def test_nothing_stays_open() -> None:
     async def scenario() -> tuple[int, int]:
         async def once(program: str) -> None:
             kind = Subprocess.command(program)
-            await run_subprocess(kind.spec, Control(), timeout_ms=HOURS_MS, env=RunnerEnv(), grace_s=1)
+            await SubprocessRunner().run(claim_of(kind), Control(), terms(HOURS_MS, grace_s=1))
 
         await once("true")
         before = open_files()

@@ -1,0 +1,93 @@
+"""Statements on slots: lock owners, look at queues, end what gives way, admit the next.
+
+The status row of a slot's owner is the slot's lock. Whoever joins the queue holds it, and so does whoever makes the
+owner leave: neither can miss the other. Slots never wait for each other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, Text, bindparam, column, func, select, true, update
+
+from solti_store.sql.driver import Prepared
+from solti_store.sql.events import CHANGED, event
+from solti_store.sql.tables import LATEST, OWNER, task_status, tasks
+from solti_store.sql.types import array_param
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+__all__ = ["ADMIT", "LOCK_HEADS", "LOCK_OWNERS", "SELECT_SLOTS", "is_waited_for"]
+
+_slots = array_param("slots", "text")
+_slot = func.unnest(_slots).table_valued(column("slot", Text), name="asked").render_derived()
+_waits = task_status.c.queue_key.is_not(None)
+
+#: Locks the owners of `slots`, in order of seq as everybody who locks several.
+LOCK_OWNERS = Prepared(
+    select(task_status.c.seq)
+    .where(task_status.c.slot == func.any(_slots), OWNER)
+    .order_by(task_status.c.seq)
+    .with_for_update()
+)
+
+_owner = (
+    select(task_status.c.seq, task_status.c.phase, tasks.c.id)
+    .join(tasks, tasks.c.seq == task_status.c.seq)
+    .where(task_status.c.slot == _slot.c.slot, OWNER)
+    .lateral("owner")
+)
+_place = (
+    select(task_status.c.seq)
+    .where(task_status.c.slot == _slot.c.slot, _waits)
+    .limit(bindparam("limit", type_=BigInteger()))
+    .subquery("place")
+)
+_waiting = select(func.count().label("waiting")).select_from(_place).lateral("line")
+
+#: For each of `slots` its owner, all NULL if it has none, and how many wait for it, counted up to `limit`. A statement
+#: of its own after the owners were locked: one that waits for a lock has the queue from before the wait.
+SELECT_SLOTS = Prepared(
+    select(_slot.c.slot, _owner.c.seq, _owner.c.phase, _owner.c.id, _waiting.c.waiting).select_from(
+        _slot.outerjoin(_owner, true()).join(_waiting, true())
+    )
+)
+
+_head = (
+    select(task_status.c.seq, task_status.c.queue_key)
+    .where(task_status.c.slot == _slot.c.slot, _waits)
+    .order_by(task_status.c.queue_key)
+    .limit(1)
+    # One that is canceled or deleted just then is waited for, and passed over for the one behind it.
+    .with_for_update()
+    .lateral("head")
+)
+
+#: Locks who waits first in each of `slots`, whose owners the transaction has locked.
+LOCK_HEADS = Prepared(select(_slot.c.slot, _head.c.seq, _head.c.queue_key).select_from(_slot.join(_head, true())))
+
+_next = select(_head.c.seq).select_from(_slot.join(_head, true())).cte("next")
+_admitted = (
+    update(task_status)
+    .where(task_status.c.seq == _next.c.seq, tasks.c.seq == _next.c.seq, _waits)
+    .values(
+        resource_version=task_status.c.resource_version + 1,
+        updated_at=LATEST,
+        due_at=LATEST,
+        queue_key=None,
+    )
+    .returning(*CHANGED)
+    .cte("admitted")
+)
+
+#: Makes who waits first the owner of each of `slots`, whose last owners this transaction has ended.
+ADMIT = Prepared(select(_admitted.c.seq).add_cte(event(_admitted, "admitted")))
+
+
+_other = task_status.alias("other")
+
+
+def is_waited_for(slot: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether anybody waits for the slot: a look at an index, which spares those that nobody waits for `ADMIT`."""
+    return select(_other.c.seq).where(_other.c.slot == slot, _other.c.queue_key.is_not(None)).exists()

@@ -1,0 +1,1 @@
+"""What runs an attempt: a runner for each kind of task."""

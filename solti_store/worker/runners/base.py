@@ -1,0 +1,119 @@
+"""What a runner is, and what all of them share: how an attempt is stopped, and how long it may take."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import FIRST_COMPLETED
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from solti_store.errors import SoltiStoreError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from solti_store.model import KindName, RunnerEnv
+    from solti_store.ops.rows import Claim
+    from solti_store.rules.outcome import Outcome
+
+__all__ = ["DEFAULT_OUTPUT_TAIL", "Control", "Runner", "RunnerUnavailable", "Terms", "timer", "until_over"]
+
+DEFAULT_OUTPUT_TAIL = 4096
+
+# Timers end long before a u64 of milliseconds does. Past ten years there is none; the store keeps the deadline.
+_MAX_TIMER_S = 10 * 365 * 86_400.0
+
+
+class RunnerUnavailable(SoltiStoreError):
+    """This machine lacks what the runner needs; the message says what."""
+
+
+class Control:
+    """How others stop an attempt. The first to ask decides what it is reported as.
+
+    Attributes:
+        asked: Done once the attempt is to be stopped, with what to report then.
+        urgent: Done once it is to be killed, without a grace.
+        remains: What of the attempt could not be ended, and goes on after its report; None if nothing.
+    """
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.asked: asyncio.Future[Outcome] = loop.create_future()
+        self.urgent: asyncio.Future[None] = loop.create_future()
+        self.remains: Future[None] | None = None
+
+    def stop(self, outcome: Outcome) -> None:
+        """Terminate it, and report it so."""
+        if not self.asked.done():
+            self.asked.set_result(outcome)
+
+    def kill(self, outcome: Outcome) -> None:
+        """Kill it now, also if it is being terminated."""
+        self.stop(outcome)
+        if not self.urgent.done():
+            self.urgent.set_result(None)
+
+    def abandon(self, remains: Future[None]) -> None:
+        """Say, before the outcome is returned, that something goes on: it takes up its place until this is done."""
+        self.remains = remains
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Under what terms the worker wants an attempt run.
+
+    Attributes:
+        left_s: Seconds until its timeout. Less than the spec says if the attempt has waited in the worker.
+        grace_s: Seconds from being asked to end to being killed.
+        env: The runner's variables, which win over the task's.
+        output_tail: How many bytes of each output stream to keep, from the end.
+    """
+
+    left_s: float
+    grace_s: float
+    env: RunnerEnv
+    output_tail: int
+
+
+class Runner(Protocol):
+    """Runs the attempts of one kind of task; one object serves all of them at once."""
+
+    @property
+    def kind(self) -> KindName:
+        """The kind it runs."""
+        ...
+
+    async def run(self, claim: Claim, control: Control, terms: Terms) -> Outcome:
+        """Run one attempt to its end.
+
+        It ends the attempt when `control` or the timeout says so, and also when this call is cancelled, and leaves
+        nothing of it behind; if it cannot, it says so with `Control.abandon`. An exception out of here is a fault of
+        the runner, not of the task.
+
+        Args:
+            claim: What to run; its spec is of this runner's kind.
+            control: How others stop it.
+            terms: How long it may take, and what is kept of it.
+
+        Returns:
+            How it ended.
+        """
+        ...
+
+
+def timer(seconds: float) -> float | None:
+    """A wait of so long, as asyncio takes it; None, which is no timer, for one that nobody will see the end of."""
+    return max(seconds, 0.0) if seconds <= _MAX_TIMER_S else None
+
+
+async def until_over(ended: asyncio.Future[int], control: Control, terms: Terms, timed_out: Outcome) -> Outcome | None:
+    """Wait for the end or a reason to bring it about; what to report then, None when it ended by itself."""
+    await asyncio.wait(
+        (ended, control.asked),
+        timeout=timer(terms.left_s),
+        return_when=FIRST_COMPLETED,
+    )
+    if ended.done():
+        return None
+    return control.asked.result() if control.asked.done() else timed_out

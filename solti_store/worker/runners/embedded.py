@@ -1,0 +1,238 @@
+"""Run embedded tasks: Python functions that the worker's own program has registered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+import traceback
+from asyncio import FIRST_COMPLETED
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from solti_store.errors import Invalid
+from solti_store.rules.outcome import Outcome
+from solti_store.worker.runners.base import until_over
+from solti_store.worker.runners.text import MAX_ERROR_CHARS, clean, tail_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from solti_store.model import KindName, Labels, TaskId, TaskSpec
+    from solti_store.ops.rows import Claim
+    from solti_store.worker.runners.base import Control, Terms
+
+__all__ = ["FUNCTION_LABEL", "EmbeddedCall", "EmbeddedFunction", "EmbeddedRunner", "FatalError"]
+
+#: The label that says which function a task runs; without it, its slot does.
+FUNCTION_LABEL: Final = "function"
+
+# How long a coroutine that is to be killed gets to hear of it: cancellation takes a turn of the loop or a few.
+_LAST_TURNS_S = 1.0
+_SHOWN_NAMES = 20
+
+
+class FatalError(Exception):
+    """Raised by an embedded function for a failure that no other attempt can mend: the task is never retried."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedCall:
+    """What an embedded function is called with.
+
+    Attributes:
+        task_id: The task.
+        attempt: The attempt's number, from 1.
+        spec: The task's spec.
+        canceled: Set once the attempt is to end: canceled, past its timeout, or because its worker stops. A function
+            that is not async looks at it, or waits with `canceled.wait(seconds)`; nothing else can end it.
+    """
+
+    task_id: TaskId
+    attempt: int
+    spec: TaskSpec
+    canceled: threading.Event
+
+    @property
+    def labels(self) -> Labels:
+        """The task's labels."""
+        return self.spec.labels
+
+
+EmbeddedFunction: TypeAlias = Callable[[EmbeddedCall], None] | Callable[[EmbeddedCall], Awaitable[None]]
+"""Takes the call, and returns None or raises."""
+
+
+class EmbeddedRunner:
+    """Runs embedded tasks by functions of the worker's own program.
+
+    An async function runs in the worker's loop, and is cancelled to end it; whatever it blocks is blocked for the
+    worker's heartbeats too. Any other runs in a thread of its own. A thread cannot be killed: one that goes on after
+    its attempt was reported takes up a place of the worker's until it returns, and meanwhile the next attempt of the
+    same task may run elsewhere.
+
+    Args:
+        functions: The functions, by the name that a task asks for with its label `function` or, without that label,
+            with its slot.
+
+    Raises:
+        Invalid: Something that is no function.
+    """
+
+    kind: Final[KindName] = "embedded"
+
+    def __init__(self, functions: Mapping[str, EmbeddedFunction]) -> None:
+        for name, function in functions.items():
+            if not callable(function):
+                raise Invalid(f"invalid model: function '{name}' cannot be called", field="functions")
+        self._functions = dict(functions)
+
+    async def run(self, claim: Claim, control: Control, terms: Terms) -> Outcome:
+        """Call the function, and wait for its end or bring it about; see `Runner.run`."""
+        name = claim.spec.labels.get(FUNCTION_LABEL, claim.spec.slot)
+        function = self._functions.get(name)
+        if function is None:
+            return Outcome.failed(f"no function '{_shown(name)}' is registered here, only {self._known()}")
+        call = EmbeddedCall(claim.task_id, claim.attempt, claim.spec, threading.Event())
+        try:
+            running = _Coroutine(function, call) if _is_async(function) else _Thread(function, call)
+        except RuntimeError as error:  # no more threads on this machine
+            return Outcome.failed(clean(f"cannot start: {error}"))
+        try:
+            forced = await until_over(running.ended, control, terms, Outcome.timed_out(claim.spec.timeout))
+            if forced is not None:
+                running.end()
+                await asyncio.wait((running.ended, control.urgent), timeout=terms.grace_s, return_when=FIRST_COMPLETED)
+        finally:
+            if not running.ended.done():
+                await running.kill()
+            if not running.ended.done():
+                control.abandon(running.over)
+        return forced or _natural(running.over, terms)
+
+    def _known(self) -> str:
+        names = sorted(self._functions)
+        more = f" and {len(names) - _SHOWN_NAMES} others" if len(names) > _SHOWN_NAMES else ""
+        return ", ".join(f"'{_shown(name)}'" for name in names[:_SHOWN_NAMES]) + more if names else "none"
+
+
+class _Thread:
+    """A function in a thread.
+
+    Not of a pool: Python waits for a pool's threads when it exits, so a function that never returns would keep a
+    stopped worker's process alive for ever. How many there are is bounded by the worker's places.
+    """
+
+    def __init__(self, function: Callable[[EmbeddedCall], Any], call: EmbeddedCall) -> None:
+        self.over: Future[None] = Future()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        self._call = call
+        body = partial(contextvars.copy_context().run, self._body, function)
+        threading.Thread(target=body, name=f"solti-{call.task_id}-{call.attempt}", daemon=True).start()
+
+    def _body(self, function: Callable[[EmbeddedCall], Any]) -> None:
+        try:
+            _refuse_awaitable(function(self._call))
+        except BaseException as error:  # noqa: BLE001 - SystemExit too: it ends this function, not the worker
+            self.over.set_exception(error)
+        else:
+            self.over.set_result(None)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(0)
+
+    def end(self) -> None:
+        """Ask it to end."""
+        self._call.canceled.set()
+
+    async def kill(self) -> None:
+        """The same: no more can be done."""
+        self.end()
+
+
+class _Coroutine:
+    """An async function in the worker's loop."""
+
+    def __init__(self, function: Callable[[EmbeddedCall], Any], call: EmbeddedCall) -> None:
+        self.over: Future[None] = Future()
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int] = loop.create_future()
+        self._call = call
+        self._task = loop.create_task(self._body(function), name=f"solti-{call.task_id}-{call.attempt}")
+        # Told by the task and not by its body, which a cancellation may keep from ever beginning.
+        self._task.add_done_callback(self._tell)
+
+    async def _body(self, function: Callable[[EmbeddedCall], Any]) -> BaseException | None:
+        try:
+            await function(self._call)
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001
+            # As a result: out of a task SystemExit would end the loop, and so the worker.
+            return error
+        return None
+
+    def _tell(self, task: asyncio.Task[BaseException | None]) -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception() or task.result()
+        if error is None:
+            self.over.set_result(None)
+        else:
+            self.over.set_exception(error)
+        if not self.ended.done():
+            self.ended.set_result(0)
+
+    def end(self) -> None:
+        """Cancel it."""
+        self._call.canceled.set()
+        self._task.cancel()
+
+    async def kill(self) -> None:
+        """Cancel it, once more if need be, and give it the time to hear of it."""
+        self.end()
+        await asyncio.wait((self.ended,), timeout=_LAST_TURNS_S)
+
+
+def _is_async(function: object) -> bool:
+    # `__call__`, for objects that are called as functions are.
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _refuse_awaitable(result: object) -> None:
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError("a function that is not async returned an awaitable, which nobody awaits: make it async")
+
+
+def _natural(over: Future[None], terms: Terms) -> Outcome:
+    error = over.exception()
+    if error is None:
+        return Outcome.succeeded()
+    name = type(error).__name__
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - the function's own exception may be as broken as the function
+        said = ""
+    message = clean(f"{name}: {said}" if said else name)[:MAX_ERROR_CHARS]
+    outcome = Outcome.failed(message, fatal=isinstance(error, FatalError))
+    return outcome.with_output(None, tail_text(_traceback(error), terms.output_tail))
+
+
+def _traceback(error: BaseException) -> bytes:
+    # The first frame is this module's.
+    frames = error.__traceback__.tb_next if error.__traceback__ else None
+    try:
+        return "".join(traceback.format_exception(type(error), error, frames)).encode(errors="replace")
+    except Exception:  # noqa: BLE001 - as above
+        return b""
+
+
+def _shown(name: str) -> str:
+    return clean(name)[:100]
