@@ -47,9 +47,9 @@ def connect(url: str) -> psycopg.Connection[Any]:
 class BlockingStore:
     """An `AsyncTaskStore` behind plain calls, so that one suite of tests runs over both stores."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
         self._runner = asyncio.Runner()
-        self._store = self._runner.run(AsyncTaskStore.open(url))
+        self._store = self._runner.run(AsyncTaskStore.open(url, **options))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self._store, name)

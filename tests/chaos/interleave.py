@@ -1,0 +1,93 @@
+"""Two operations in one fixed order of their statements: the first is held right after one of them."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from support import connect
+
+from solti_store.sql.driver import Prepared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["interleave"]
+
+_PATIENCE_S = 30.0
+
+
+class _Pause:
+    """Holds one thread, once, after it ran a statement."""
+
+    def __init__(self, after: Prepared | int) -> None:
+        self.after = after
+        self.reached: Future[None] = Future()
+        self.go_on = threading.Event()
+        self.thread: int | None = None
+        self.run = 0
+
+    def start(self, call: Callable[[], Any]) -> Any:
+        self.thread = threading.get_ident()
+        return call()
+
+    def ran(self, statement: Prepared) -> None:
+        if threading.get_ident() != self.thread or self.reached.done():
+            return
+        self.run += 1
+        if self.after in {statement, self.run}:
+            self.reached.set_result(None)
+            assert self.go_on.wait(_PATIENCE_S)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        original = Prepared.all
+
+        def watched(statement: Prepared, *args: Any) -> Any:
+            rows = original(statement, *args)
+            self.ran(statement)
+            return rows
+
+        Prepared.all = watched  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Prepared.all = original  # type: ignore[method-assign]
+
+
+def interleave(url: str, first: Callable[[], Any], after: Prepared | int, second: Callable[[], Any]) -> bool:
+    """Run `first` up to and with a statement, then `second` until it is done or waits for a lock, then the rest.
+
+    Args:
+        url: The database, which nobody else uses.
+        first: In a thread.
+        after: The statement, or the how manieth of `first`, from 1.
+        second: In another thread.
+
+    Returns:
+        Whether `first` came to that statement; if not, the two ran one after the other.
+    """
+    pause = _Pause(after)
+    with pause.watching(), ThreadPoolExecutor(2) as pool:
+        one = pool.submit(pause.start, first)
+        try:
+            wait([pause.reached, one], timeout=_PATIENCE_S, return_when=FIRST_COMPLETED)
+            other = pool.submit(second)
+            _settled(url, other)
+        finally:
+            pause.go_on.set()
+        one.result()
+        other.result()
+    return pause.reached.done()
+
+
+def _settled(url: str, call: Future[Any]) -> None:
+    with connect(url) as conn:
+        while not call.done():
+            (waiting,) = conn.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ).fetchone() or (0,)
+            if waiting:
+                return

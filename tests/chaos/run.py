@@ -1,0 +1,222 @@
+"""Worker processes on a server of their own, and a nemesis that breaks what it can; then the history is checked."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+from chaos.history import History, Violation, check
+from chaos.recorder import acts_in, record
+from servers import FAST
+from support import connect
+
+from solti_store.embedded import EmbeddedServer
+from solti_store.migrate import upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Report", "run"]
+
+LEASE_S = 1.0
+MAX_SLOT_QUEUE = 6
+#: Without any event for so long, what is left is stuck: the lease, a reaping, and room for a busy machine.
+PATIENCE_S = 20.0
+
+
+@dataclass
+class Report:
+    """How a run went.
+
+    Attributes:
+        history: What was recorded.
+        violations: What was wrong with it.
+        done: How often the nemesis did what.
+        deadlocks: How often the server broke one; the package's order of locks should leave none.
+    """
+
+    history: History
+    violations: list[Violation]
+    done: Counter[str] = field(default_factory=Counter)
+    deadlocks: int = 0
+
+    def __str__(self) -> str:
+        history = self.history
+        events = Counter(event.type for event in history.events)
+        acts = Counter(f"{act.op} {act.error or act.state}" for act in history.acts if act.state != "try")
+        lines = [
+            f"{len(history.tasks)} tasks, {len(history.runs)} runs, {len(history.events)} events",
+            *(f"{what}: {dict(sorted(counts.items()))}" for what, counts in _counts(events, acts, self.done)),
+            f"{self.deadlocks} deadlocks, {len(self.violations)} violations",
+            *map(str, self.violations[:20]),
+        ]
+        return "\n".join(lines)
+
+
+def _counts(events: Counter[str], acts: Counter[str], done: Counter[str]) -> list[tuple[str, Counter[str]]]:
+    return [("events", events), ("acts", acts), ("nemesis", done)]
+
+
+class _Crew:
+    """The worker processes."""
+
+    def __init__(self, url: str, directory: Path, seed: int, size: int, mutant: str | None) -> None:
+        self.url = url
+        self.directory = directory
+        self.seed = seed
+        self.mutant = mutant
+        self.hired = 0
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.stopped: dict[int, float] = {}
+        for _ in range(size):
+            self.hire()
+
+    def hire(self) -> None:
+        name = f"w{self.hired}"
+        self.hired += 1
+        tests = Path(__file__).parents[1]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
+        if self.mutant:
+            environment["SOLTI_CHAOS_MUTANT"] = self.mutant
+        arguments = [self.url, str(self.directory), name, str(self.seed), str(LEASE_S), str(MAX_SLOT_QUEUE)]
+        with (self.directory / f"{name}.err").open("wb") as errors:
+            self.processes.append(
+                subprocess.Popen([sys.executable, "-m", "chaos.worker", *arguments], env=environment, stderr=errors)
+            )
+
+    def replace(self, process: subprocess.Popen[bytes]) -> None:
+        process.kill()
+        process.wait()
+        self.stopped.pop(process.pid, None)
+        self.processes.remove(process)
+        self.hire()
+
+    def pause(self, process: subprocess.Popen[bytes], seconds: float) -> None:
+        process.send_signal(signal.SIGSTOP)
+        self.stopped[process.pid] = time.monotonic() + seconds
+
+    def wake(self, *, everybody: bool = False) -> None:
+        for process in self.processes:
+            if everybody or self.stopped.get(process.pid, float("inf")) < time.monotonic():
+                process.send_signal(signal.SIGCONT)
+                self.stopped.pop(process.pid, None)
+
+    def check(self) -> None:
+        for process in self.processes:
+            if process.poll() is not None:
+                self.fail(process)
+
+    def fail(self, process: subprocess.Popen[bytes]) -> None:
+        errors = [file.read_text() for file in self.directory.glob("*.err")]
+        raise AssertionError(
+            f"a worker ended by itself, with {process.returncode}:\n" + "\n".join(filter(None, errors))
+        )
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.wait(timeout=60):
+                self.fail(process)
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def run(*, seconds: float, seed: int, workers: int = 4, mutant: str | None = None) -> Report:
+    """Let workers and nemesis loose, drain, and check.
+
+    Args:
+        seconds: How long the nemesis is at it; starting and draining come on top.
+        seed: Of all choices. What the processes make of them is up to the machine, so no run repeats another.
+        workers: How many processes work at a time.
+        mutant: The name of what is to be broken in the workers.
+    """
+    root = Path(tempfile.mkdtemp(prefix="solti-chaos-"))
+    # The server of root runs as another user, who must reach it.
+    root.chmod(0o711)
+    server = EmbeddedServer(root / "data", settings=FAST | {"track_commit_timestamp": "on"})
+    try:
+        url = server.ensure_running()
+        upgrade(url)
+        directory = root / "logs"
+        directory.mkdir()
+        crew = _Crew(url, directory, seed, workers, mutant)
+        try:
+            done = _nemesis(crew, server, random.Random(seed), seconds)
+            crew.wake(everybody=True)
+            server.ensure_running()
+            (directory / "drain").touch()
+            # What did not get done is a finding like others: the checker says what is stuck.
+            _drain(url, crew)
+            (directory / "stop").touch()
+            crew.end()
+        finally:
+            crew.kill()
+        history = record(url, list(acts_in(directory)), max_slot_queue=MAX_SLOT_QUEUE)
+        deadlocks = server.status().log_file.read_text(errors="replace").count("deadlock detected")
+        return Report(history, check(history), done, deadlocks)
+    finally:
+        server.destroy()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _nemesis(crew: _Crew, server: EmbeddedServer, rng: random.Random, seconds: float) -> Counter[str]:
+    def kill() -> None:
+        crew.replace(rng.choice(crew.processes))
+
+    def pause() -> None:
+        crew.pause(rng.choice(crew.processes), LEASE_S * rng.uniform(0.8, 2.0))
+
+    def terminate() -> None:
+        with connect(crew.url) as conn:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+                " AND pid != pg_backend_pid() ORDER BY random() LIMIT 3"
+            )
+
+    def restart() -> None:
+        server.stop("immediate")
+        server.ensure_running()
+
+    deeds: list[Callable[[], None]] = [kill, kill, pause, pause, terminate, terminate, terminate, restart]
+    done: Counter[str] = Counter()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(rng.uniform(0.1, 0.5))
+        crew.wake()
+        deed = rng.choice(deeds)
+        with suppress(psycopg.OperationalError):
+            deed()
+        done[deed.__name__] += 1
+        crew.check()
+    return done
+
+
+def _drain(url: str, crew: _Crew) -> None:
+    """Wait until every task is final, for as long as anything happens."""
+    progress, since = None, time.monotonic()
+    with connect(url) as conn:
+        while time.monotonic() - since < PATIENCE_S:
+            crew.check()
+            left, event = conn.execute(
+                "SELECT count(*), (SELECT max(event) FROM solti.task_events) FROM solti.task_status"
+                " WHERE due_at IS NOT NULL OR phase IN ('pending', 'running')"
+            ).fetchone() or (0, 0)
+            if not left:
+                return
+            if event != progress:
+                progress, since = event, time.monotonic()
+            time.sleep(0.05)

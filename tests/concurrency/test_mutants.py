@@ -1,0 +1,91 @@
+"""What must never break, broken on purpose: each mutant of the package is caught, and the package itself is not.
+
+Some show in one thread, beside the model. The others need two operations that meet, so these are interleaved statement
+by statement, and the checker of histories judges what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from chaos.client import Client
+from chaos.interleave import interleave
+from checking.drivers import OpsDriver
+from checking.machine import SteppingMachine, explore
+from checking.mutants import MUTANTS, mutated
+from hypothesis import Phase, settings
+from sqlalchemy import create_engine
+from support import silence
+
+from solti_store import Outcome
+from solti_store.sql import attempts as attempts_sql
+from solti_store.sql import slots as slots_sql
+from solti_store.sql import tasks as tasks_sql
+
+A, B = "s.queue.never.n.a", "s.queue.never.n.b"
+OK = Outcome.succeeded(1)
+
+
+def finish_while_reaped(client: Client) -> None:
+    """A worker comes back from its silence while its attempt is being taken from it."""
+    client.create(A)
+    agent = client.register()
+    (claim,) = client.claim(agent)
+    silence(client.url, agent)
+    interleave(client.url, lambda: client.finish([(claim, OK)]), attempts_sql.LOCK, client.reap)
+
+
+def claims_that_meet(client: Client) -> None:
+    """Two workers look for the same task."""
+    client.create(A)
+    agents = [client.register() for _ in range(2)]
+    first, second = (lambda agent=agent: client.claim(agent) for agent in agents)
+    interleave(client.url, first, attempts_sql.PICK_REST, second)
+
+
+def queue_while_finished(client: Client) -> None:
+    """A task joins the queue while the owner ends."""
+    client.create(A)
+    (claim,) = client.claim(client.register())
+    interleave(client.url, lambda: client.create(B), slots_sql.SELECT_SLOTS, lambda: client.finish([(claim, OK)]))
+
+
+def two_owners(client: Client) -> None:
+    """Two tasks come to a slot that is free."""
+    interleave(client.url, lambda: client.create(A, "t" + A), tasks_sql.INSERT_MANY, lambda: client.create(B))
+
+
+# What makes the mutant show, and the rule that the history then breaks.
+SCENARIOS: dict[str, tuple[Callable[[Client], None], str]] = {
+    "finish without a lock": (finish_while_reaped, "fence"),
+    "claim without a lock": (claims_that_meet, "attempts"),
+    "queue without a lock": (queue_while_finished, "books"),
+    "no index of owners": (two_owners, "owner"),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_package_leaves_a_good_history(client: Client, name: str) -> None:
+    scenario, _ = SCENARIOS[name]
+    scenario(client)
+    assert client.judge(drained=False) == []
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_checker_catches_the_mutant(client: Client, name: str) -> None:
+    scenario, rule = SCENARIOS[name]
+    with mutated(name, client.url):
+        scenario(client)
+        assert rule in {violation.rule for violation in client.judge(drained=False)}
+        client.delete(A)
+
+
+@pytest.mark.parametrize("name", [name for name in MUTANTS if name not in SCENARIOS])
+def test_the_state_machine_catches_the_mutant(database_url: str, name: str) -> None:
+    engine = create_engine(database_url)
+    # Always the same examples, and the first that fails is enough.
+    given = settings(derandomize=True, report_multiple_bugs=False)
+    with engine.connect() as conn, mutated(name, database_url), pytest.raises(AssertionError):
+        explore(SteppingMachine, OpsDriver(conn), given, Phase.generate, examples=300, steps=30)
+    engine.dispose()
