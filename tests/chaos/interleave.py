@@ -70,11 +70,11 @@ def interleave(url: str, first: Callable[[], Any], after: Prepared | int, second
         Whether `first` came to that statement; if not, the two ran one after the other.
     """
     pause = _Pause(after)
-    with pause.watching(), ThreadPoolExecutor(2) as pool:
-        one = pool.submit(pause.start, first)
+    with pause.watching(), ThreadPoolExecutor(1) as here, ThreadPoolExecutor(1) as there:
+        one = here.submit(pause.start, first)
         try:
             wait([pause.reached, one], timeout=_PATIENCE_S, return_when=FIRST_COMPLETED)
-            other = pool.submit(second)
+            other = there.submit(second)
             _settled(url, other)
         finally:
             pause.go_on.set()
