@@ -21,7 +21,7 @@ from solti_store.migrate import upgrade
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Arena", "arena", "specs"]
+__all__ = ["Arena", "arena", "server", "specs"]
 
 # Durable as by default. A checkpoint in the middle of a block would be charged to one side.
 SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "30min"}
@@ -99,9 +99,9 @@ def arena(url: str | None, *, keep: str | None = None) -> Iterator[Arena]:
         url: Of a server where databases can be created; None starts a private one with durable commits.
         keep: The name of a database to use if it is there, and not to remove.
     """
-    with _server(url) as server:
+    with server(url) as running:
         name = keep or f"solti_benchmark_{uuid.uuid4().hex[:8]}"
-        parsed = make_url(server)
+        parsed = make_url(running)
         plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
         target = parsed.set(database=name).render_as_string(hide_password=False)
         bare = parsed.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
@@ -125,7 +125,8 @@ def arena(url: str | None, *, keep: str | None = None) -> Iterator[Arena]:
 
 
 @contextmanager
-def _server(url: str | None) -> Iterator[str]:
+def server(url: str | None) -> Iterator[str]:
+    """The given server, or else a private one that is gone in the end; several arenas may be in it."""
     if url:
         yield url
         return
@@ -134,9 +135,9 @@ def _server(url: str | None) -> Iterator[str]:
 
     root = Path(tempfile.mkdtemp(prefix="solti-benchmarks-"))
     root.chmod(0o711)  # a server of root runs as another user, who has to reach its data
-    server = EmbeddedServer(root / "data", settings=SETTINGS)
+    private = EmbeddedServer(root / "data", settings=SETTINGS)
     try:
-        yield server.ensure_running()
+        yield private.ensure_running()
     finally:
-        server.destroy()
+        private.destroy()
         shutil.rmtree(root, ignore_errors=True)

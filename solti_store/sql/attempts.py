@@ -17,6 +17,7 @@ from sqlalchemy import (
     cast,
     column,
     delete,
+    false,
     func,
     insert,
     literal,
@@ -316,10 +317,12 @@ _done = (
 _closed = (
     update(task_status)
     # The fence once more, though the row is locked: this statement alone must never overwrite another attempt.
+    # The phase within a CASE, which no index answers: by its index the planner reads all that runs, and all that ever
+    # ran while a transaction holds xmin (8 ms a batch after 40,000 tasks), instead of 100 primary keys.
     .where(
         task_status.c.seq == _done.c.seq,
         task_status.c.attempt == _done.c.attempt,
-        task_status.c.phase == "running",
+        case((task_status.c.phase == "running", true()), else_=false()),
         tasks.c.seq == _done.c.seq,
     )
     .values(
