@@ -91,7 +91,7 @@ MUTANTS: dict[str, Callable[[str], list[Undo]]] = {
         _without(
             attempts_sql.CLOSE,
             r" AND \S+\.attempt = \w+\.attempt",
-            r" AND solti\.task_status\.phase = \S+ COLLATE \"C\"",
+            r" AND CASE WHEN \(solti\.task_status\.phase = .*? END",
         ),
     ],
     "finish without a lock": lambda _: [_without(attempts_sql.LOCK, " FOR UPDATE")],

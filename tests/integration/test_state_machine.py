@@ -34,7 +34,6 @@ RARE = [
     "reap: timeout",
     "reap: canceled",
     "prune: tasks",
-    "prune: runs",
     "queue of 2",
 ]
 
