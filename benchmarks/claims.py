@@ -11,7 +11,7 @@ import gc
 import itertools
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from statistics import median
@@ -23,7 +23,7 @@ from benchmarks.arena import Arena, arena, server, specs
 from benchmarks.measure import compare
 from benchmarks.report import layout
 from solti_store import AdmissionPolicy, Outcome
-from solti_store.model import RunnerSelector, Slot
+from solti_store.model import Labels, RunnerSelector, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +50,7 @@ class Sizes:
         rounds: Comparisons of backlogs.
         blocks: Blocks of a round each way.
         batches: Batches of a block.
+        warm: Batches before a run with a pinned xmin.
     """
 
     few: int = 20_000
@@ -59,9 +60,10 @@ class Sizes:
     rounds: int = 11
     blocks: int = 3
     batches: int = 10
+    warm: int = 20
 
 
-ONCE = Sizes(few=400, many=600, crowd=150, cycles=500, rounds=1, blocks=1, batches=1)
+ONCE = Sizes(few=400, many=600, crowd=150, cycles=500, rounds=1, blocks=1, batches=1, warm=2)
 
 
 class Lane:
@@ -89,7 +91,7 @@ class Lane:
         def waiting(number: int, spec: TaskSpec) -> TaskSpec:
             return spec.replace(slot=Slot(f"busy-{number % slots}"), admission=AdmissionPolicy.QUEUE)
 
-        elsewhere = RunnerSelector(match_labels={"gpu": "yes"})
+        elsewhere = RunnerSelector(match_labels=Labels({"gpu": "yes"}))
         self.add(slots, waiting)
         owners = self._field.store.claim(self._field.store.register("busy", lease=_LEASE), limit=slots)
         if len(owners) != slots:
@@ -97,8 +99,11 @@ class Lane:
         self.add(count, waiting)
         self.add(count, lambda _, spec: spec.replace(runner_selector=elsewhere))
 
-    def settle(self) -> None:
-        """What autovacuum does in quiet hours."""
+    def warm(self, batches: int) -> None:
+        """Let statements be prepared, and do what autovacuum does in quiet hours, with something in every table."""
+        self.add(batches * BATCH)
+        for _ in range(batches):
+            self.cycle()
         for table in _TABLES:
             self._field.single.execute(f"VACUUM (ANALYZE) solti.{table}")
         self._field.single.execute("CHECKPOINT")
@@ -156,36 +161,34 @@ class Beside:
         return run
 
 
-def backlog(target: str, sizes: Sizes) -> Iterator[tuple[str, ...]]:
+def backlog(first: Arena, second: Arena, sizes: Sizes) -> Iterator[tuple[str, ...]]:
     """A large backlog beside a small one."""
-    with arena(target) as large, arena(target) as small:
-        lanes = Lane(large), Lane(small)
-        for lane, count in zip(lanes, (sizes.many, sizes.few), strict=True):
-            lane.add(count)
-            lane.settle()
-        yield _compared(Beside(f"backlog of {sizes.many:,}, beside {sizes.few:,}", *lanes, sizes), sizes)
+    lanes = Lane(first), Lane(second)
+    for lane, count in zip(lanes, (sizes.many, sizes.few), strict=True):
+        lane.add(count)
+        lane.warm(sizes.batches)
+    yield _compared(Beside(f"backlog of {sizes.many:,}, beside {sizes.few:,}", *lanes, sizes), sizes)
 
 
-def crowd(target: str, sizes: Sizes) -> Iterator[tuple[str, ...]]:
+def crowd(first: Arena, second: Arena, sizes: Sizes) -> Iterator[tuple[str, ...]]:
     """Older tasks that cannot run in front, beside none."""
-    with arena(target) as crowded, arena(target) as empty:
-        lanes = Lane(crowded), Lane(empty)
-        lanes[0].crowd(sizes.crowd)
-        for lane in lanes:
-            lane.add(sizes.few)
-            lane.settle()
-        name = f"{sizes.crowd:,} behind busy slots and {sizes.crowd:,} for nobody in front, beside none"
-        yield _compared(Beside(name, *lanes, sizes), sizes)
+    lanes = Lane(first), Lane(second)
+    lanes[0].crowd(sizes.crowd)
+    for lane in lanes:
+        lane.add(sizes.few)
+        lane.warm(sizes.batches)
+    name = f"{sizes.crowd:,} behind busy slots and {sizes.crowd:,} for nobody in front, beside none"
+    yield _compared(Beside(name, *lanes, sizes), sizes)
 
 
 def _compared(case: Beside, sizes: Sizes) -> tuple[str, ...]:
     result = compare(case, rounds=sizes.rounds)
     low, high = result.spread
     rate, other = (BATCH / median(one.wall for one in side) for side in (result.ours, result.bare))
-    return _row(case.name, rate, other, result.ratio, f"{low:.2f} to {high:.2f}", 0.9)
+    return _row(case.name, rate, other, ratio=result.ratio, spread=f"{low:.2f} to {high:.2f}", aim=0.9)
 
 
-def steady(target: str, sizes: Sizes) -> Iterator[tuple[str, ...]]:
+def steady(first: Arena, second: Arena, sizes: Sizes) -> Iterator[tuple[str, ...]]:
     """Create, claim, finish, in steady state, under a pinned xmin."""
 
     def prepare(lane: Lane) -> None:
@@ -195,44 +198,50 @@ def steady(target: str, sizes: Sizes) -> Iterator[tuple[str, ...]]:
         lane.add(BATCH)
         lane.cycle()
 
-    yield from _pinned(target, sizes, "create, claim, finish", prepare, cycle)
+    yield from _pinned(
+        Lane(first), Lane(second), sizes=sizes, name="create, claim, finish", prepare=prepare, cycle=cycle
+    )
 
 
-def drain(target: str, sizes: Sizes) -> Iterator[tuple[str, ...]]:
+def drain(first: Arena, second: Arena, sizes: Sizes) -> Iterator[tuple[str, ...]]:
     """Drain a backlog under a pinned xmin."""
 
     def prepare(lane: Lane) -> None:
-        lane.add(sizes.cycles + 20 * BATCH)
+        lane.add(sizes.cycles)
 
-    yield from _pinned(target, sizes, "drain a backlog", prepare, Lane.cycle)
+    yield from _pinned(
+        Lane(first), Lane(second), sizes=sizes, name="drain a backlog", prepare=prepare, cycle=Lane.cycle
+    )
 
 
 def _pinned(
-    target: str, sizes: Sizes, name: str, prepare: Callable[[Lane], object], cycle: Callable[[Lane], object]
+    held: Lane,
+    free: Lane,
+    *,
+    sizes: Sizes,
+    name: str,
+    prepare: Callable[[Lane], object],
+    cycle: Callable[[Lane], object],
 ) -> Iterator[tuple[str, ...]]:
     """The last fifth beside the first, with a snapshot held and, in turn with it, in a database without."""
-    with arena(target) as held, arena(target) as free, ExitStack() as stack:
-        lanes = Lane(held), Lane(free)
-        for lane in lanes:
-            prepare(lane)
-            lane.settle()
-            lane.add(10 * BATCH)
-            for _ in range(10):  # plans and prepared statements settle
-                lane.cycle()
-        stack.enter_context(lanes[0].pinned())
-        took: tuple[list[float], list[float]] = ([], [])
-        gc.collect()
-        gc.freeze()
+    lanes = held, free
+    for lane in lanes:
+        prepare(lane)
+        lane.warm(sizes.warm)
+    took: dict[Lane, list[float]] = {lane: [] for lane in lanes}
+    gc.collect()
+    gc.freeze()
+    with held.pinned():
         for number in range(sizes.cycles // BATCH):
-            for side in (0, 1) if number % 2 else (1, 0):
+            for lane in lanes if number % 2 else reversed(lanes):
                 began = time.perf_counter()
-                cycle(lanes[side])
-                took[side].append(time.perf_counter() - began)
-    for side, what in zip(took, ("a snapshot held", "none held"), strict=True):
-        fifths = _fifths(side)
+                cycle(lane)
+                took[lane].append(time.perf_counter() - began)
+    for lane, what, aim in ((held, "a snapshot held", 0.85), (free, "none held", None)):
+        fifths = _fifths(took[lane])
         rates = ", ".join(f"{rate:,.0f}" for rate in fifths)
-        aim = 0.85 if side is took[0] else None
-        yield _row(f"{name}, {what}, the last fifth beside the first", fifths[-1], fifths[0], fifths[-1] / fifths[0], rates, aim)
+        title = f"{name}, {what}: the last fifth beside the first"
+        yield _row(title, fifths[-1], fifths[0], ratio=fifths[-1] / fifths[0], spread=rates, aim=aim)
 
 
 def _fifths(took: Sequence[float]) -> list[float]:
@@ -241,17 +250,17 @@ def _fifths(took: Sequence[float]) -> list[float]:
     return [BATCH * size / sum(took[number * size : (number + 1) * size]) for number in range(FIFTHS)]
 
 
-def _row(name: str, rate: float, other: float, ratio: float, spread: str, aim: float | None) -> tuple[str, ...]:
+def _row(name: str, rate: float, other: float, *, ratio: float, spread: str, aim: float | None) -> tuple[str, ...]:
     missed = aim is not None and ratio < aim
     said = "" if aim is None else f"{aim:g}{' missed' if missed else ''}"
     return (name, f"{rate:,.0f}/s", f"{other:,.0f}/s", f"{ratio:.2f}", spread, said)
 
 
-QUESTIONS: dict[str, Callable[[str, Sizes], Iterator[tuple[str, ...]]]] = {
-    "backlog": backlog,
-    "crowd": crowd,
-    "steady": steady,
+QUESTIONS: dict[str, Callable[[Arena, Arena, Sizes], Iterator[tuple[str, ...]]]] = {
     "drain": drain,
+    "steady": steady,
+    "crowd": crowd,
+    "backlog": backlog,  # last: what it leaves behind in caches and files is the most
 }
 
 
@@ -265,10 +274,10 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     sizes = ONCE if given.once else Sizes()
     rows: list[tuple[str, ...]] = [("claim + finish, 100 at once", "rate", "beside", "ratio", "spread", "aim")]
-    with server(given.url) as target:
+    with server(given.url) as url, arena(url) as first, arena(url) as second:
         for name in given.only or QUESTIONS:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
-            rows += QUESTIONS[name](target, sizes)
+            rows += QUESTIONS[name](first, second, sizes)
     print(layout(rows, rule="|---|---:|---:|---:|---|---|" if given.markdown else None))
     return 0
 

@@ -373,6 +373,8 @@ class TaskStore:
             AgentLost: This incarnation was closed, or its lease is over.
             OutcomeUnknown: Attempts may have been started that the answer did not reach; `held` has them.
         """
+        if agent.cursor.is_dry and self._run(attempts.finds_nothing, READ, agent, limit=limit):
+            return []
         return self._run(attempts.claim, BATCH_ONCE, agent, limit=limit)
 
     def held(self, agent: Agent) -> Sequence[Claim]:
@@ -608,6 +610,8 @@ class AsyncTaskStore:
 
     async def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
         """As `TaskStore.claim`."""
+        if agent.cursor.is_dry and await self._run(attempts.finds_nothing, READ, agent, limit=limit):
+            return []
         return await self._run(attempts.claim, BATCH_ONCE, agent, limit=limit)
 
     async def held(self, agent: Agent) -> Sequence[Claim]:

@@ -6,6 +6,6 @@ The peers are none of this project's dependencies: give them an environment of t
     npm install --prefix peers graphile-worker
     python -m benchmarks.peers --python peers/bin/python --node-modules peers/node_modules
 
-What is not installed is said to be so and left out. Modules here that run in the peers' environment (`consumer` and those named
-after a peer) import nothing of this project besides each other.
+What is not installed is said to be so and left out. Modules here that run in the peers' environment (`consumer` and
+those named after a peer) import nothing of this project besides each other.
 """

@@ -112,7 +112,9 @@ class Process:
 class Field:
     """A peer's database and its processes."""
 
-    def __init__(self, peer: Peer, admin: psycopg.Connection, url: str, payloads: Path, stack: ExitStack) -> None:
+    def __init__(
+        self, peer: Peer, admin: psycopg.Connection, url: str, payloads: Path, stack: ExitStack, *, processes: int
+    ) -> None:
         self.peer = peer
         name = f"solti_peer_{uuid.uuid4().hex[:8]}"
         admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -122,7 +124,7 @@ class Field:
         target = parsed.render_as_string(hide_password=False)
         self._bare = stack.enter_context(psycopg.connect(target, autocommit=True))
         self._processes: list[Process] = []
-        for _ in range(max(PROCESSES)):
+        for _ in range(processes):
             process = Process(peer, target, payloads)
             stack.callback(process.close)
             if (said := process.hear()) != "ready":
@@ -163,7 +165,7 @@ def fields(given: argparse.Namespace, url: str) -> Iterator[list[Field]]:
             if given.only and peer.name != "solti-store" and peer.name not in given.only:
                 continue
             try:
-                found.append(Field(peer, admin, url, payloads, stack))
+                found.append(Field(peer, admin, url, payloads, stack, processes=1 if given.once else max(PROCESSES)))
             except (RuntimeError, OSError) as error:
                 if peer.name == "solti-store":
                     raise
@@ -185,7 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     rounds, tasks = (1, ONCE) if given.once else (given.rounds, TASKS)
     rows: list[tuple[str, ...]] = [("queue", "processes", "tasks/s", "ours over it", "middle half", "aim", "how")]
     with server(given.url) as url, fields(given, url) as lanes:
-        for processes in PROCESSES:
+        for processes in PROCESSES[:1] if given.once else PROCESSES:
             rates: dict[str, list[float]] = {lane.peer.name: [] for lane in lanes}
             if not given.once:
                 for lane in lanes:  # statements are prepared and caches filled
@@ -210,7 +212,11 @@ def _row(peer: Peer, processes: int, ours: list[float], theirs: list[float]) -> 
         *(
             ("", "", "")
             if peer.name == "solti-store"
-            else (f"{median(ratios):.2f}", f"{low:.2f} to {high:.2f}", f"{AIM:g}{missed}" if peer.name == "pgqueuer" else "")
+            else (
+                f"{median(ratios):.2f}",
+                f"{low:.2f} to {high:.2f}",
+                f"{AIM:g}{missed}" if peer.name == "pgqueuer" else "",
+            )
         ),
         peer.how,
     )

@@ -1,4 +1,4 @@
-"""PgQueuer: the two calls its queue manager makes, `dequeue` and `log_jobs`, in batches, on the driver it is quickest with."""
+"""PgQueuer: the two calls its queue manager makes, `dequeue` and `log_jobs`, in batches, on its quickest driver."""
 
 from __future__ import annotations
 

@@ -20,11 +20,10 @@ class Procrastinate:
         self._app: Any = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=url, max_size=20))
         self._done = 0
 
-        @self._app.task(name="work")
         async def work(payload: str) -> None:
             self._done += len(payload) > 0
 
-        self._work = work
+        self._work = self._app.task(name="work")(work)
         await self._app.open_async()
         found = await self._app.connector.execute_query_one_async("SELECT to_regclass('procrastinate_jobs') AS jobs")
         if found["jobs"] is None:
@@ -38,9 +37,7 @@ class Procrastinate:
     async def drain(self, count: int) -> int:  # noqa: ARG002 - the worker runs until nothing is left
         """Run the worker."""
         before = self._done
-        await self._app.run_worker_async(
-            wait=False, concurrency=20, install_signal_handlers=False, listen_notify=False
-        )
+        await self._app.run_worker_async(wait=False, concurrency=20, install_signal_handlers=False, listen_notify=False)
         return self._done - before
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
-from solti_store.errors import AlreadyRunning, Invalid, LeaseLost, ModelError, SlotBusy
+from solti_store.errors import AgentLost, AlreadyRunning, Invalid, LeaseLost, ModelError, SlotBusy
 from solti_store.faults import is_owner_conflict
 from solti_store.model import BackoffPolicy, RestartPolicy, TaskId, TaskPhase
 from solti_store.ops import arguments, rows, slots
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from solti_store.ops.agents import Agent
     from solti_store.ops.rows import Claim
 
-__all__ = ["Reaped", "claim", "finish_many", "held", "held_keys", "reap", "sign_off", "start"]
+__all__ = ["Reaped", "claim", "finds_nothing", "finish_many", "held", "held_keys", "reap", "sign_off", "start"]
 
 
 MAX_GRACE = timedelta(days=365)
@@ -71,6 +71,30 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
     if now is None:
         agent.cursor.found_nothing(routes, moment)
     return []
+
+
+def finds_nothing(conn: Connection, agent: Agent, *, limit: int) -> bool:
+    """Whether a claim would find nothing: one statement that only reads, where `claim` locks and commits.
+
+    For an agent whose last claim took all there was. What others have locked counts as something.
+    """
+    arguments.limit(limit)
+    cursor, known = agent.cursor, dict(agent.judged)
+    mine = [route for route, is_mine in known.items() if is_mine]
+    whole = cursor.wants_all() or cursor.all_is_cheap
+    asked = {"agent_seq": agent.seq, "routes": mine, "since": cursor.since(mine, whole=whole), "known": list(known)}
+    began = time.perf_counter()
+    found = sql.LOOK.one(conn, asked | {"now": None})
+    took_s = time.perf_counter() - began
+    if not found.is_open:
+        raise AgentLost(agent.id)
+    if found.is_due or found.has_new_routes:
+        # The cursor is not told that all was looked at, or the claim would not do so and miss what was seen here.
+        return False
+    if whole:
+        cursor.looked_at_all(took_s)
+    cursor.found_nothing(mine, found.moment)
+    return True
 
 
 def _pick(conn: Connection, agent: Agent, routes: list[UUID], limit: int, now: datetime | None) -> list[int]:

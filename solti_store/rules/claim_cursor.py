@@ -41,6 +41,12 @@ class ClaimCursor:
         self._reached: dict[UUID, datetime] = {}
         self._took = 0.0
         self._next = 0.0
+        self._is_dry = False
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether the last claim left nothing, so that the next one may well find nothing."""
+        return self._is_dry
 
     def wants_all(self) -> bool:
         """Whether it is time to look at all tasks that are due."""
@@ -79,6 +85,7 @@ class ClaimCursor:
         if all_there_is:
             self.found_nothing(routes, moment)
             return
+        self._is_dry = False
         latest: dict[UUID, datetime] = {}
         for route, due_at in tasks:
             latest[route] = max(due_at, latest.get(route, due_at))
@@ -87,5 +94,6 @@ class ClaimCursor:
 
     def found_nothing(self, routes: Iterable[UUID], moment: datetime) -> None:
         """Take note that nothing in these routes is left that was due at that moment."""
+        self._is_dry = True
         for route in routes:
             self._reached[route] = moment - _SLACK

@@ -30,6 +30,8 @@ __all__ = [
     "DRAIN",
     "HEARTBEAT",
     "HOLDER",
+    "IS_NEW",
+    "IS_OPEN",
     "REGISTER",
     "SELECT_AGENTS",
     "SELECT_NEW_ROUTES",
@@ -55,13 +57,14 @@ REGISTER = Prepared(
     .returning(agents.c.seq)
 )
 
+#: Of an agent whose lease holds.
+IS_OPEN = (agents.c.seq == _agent, agents.c.closed_at.is_(None), agents.c.expires_at >= NOW)
+
 #: The agent that claims, if its lease holds: one that woke up too late must not start what is taken from it at once.
 #: KEY SHARE lets its own heartbeat pass, while whoever closes the agent (FOR UPDATE) has to wait: no attempt can be
 #: handed to an incarnation that was just closed.
 HOLDER = Prepared(
-    select(agents.c.seq, agents.c.state, NOW.label("moment"))
-    .where(agents.c.seq == _agent, agents.c.closed_at.is_(None), agents.c.expires_at >= NOW)
-    .with_for_update(key_share=True, read=True)
+    select(agents.c.seq, agents.c.state, NOW.label("moment")).where(*IS_OPEN).with_for_update(key_share=True, read=True)
 )
 
 _beat = (
@@ -158,9 +161,9 @@ SELECT_AGENTS = Prepared(
     .limit(_limit)
 )
 
-#: Routes the caller has not judged yet. By exclusion and not by a high-water mark: routes commit in any order.
+#: Of a route the caller has not judged yet. By exclusion and not by a high-water mark: routes commit in any order.
+IS_NEW = routes.c.id != func.all(array_param("known", "uuid"))
+
 SELECT_NEW_ROUTES = Prepared(
-    select(routes.c.id, routes.c.kind, cast(routes.c.selector, Text).label("selector")).where(
-        routes.c.id != func.all(array_param("known", "uuid"))
-    )
+    select(routes.c.id, routes.c.kind, cast(routes.c.selector, Text).label("selector")).where(IS_NEW)
 )

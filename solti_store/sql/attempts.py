@@ -29,11 +29,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from solti_store.rules.retention import MAX_RUNS
-from solti_store.sql.agents import HOLDER
+from solti_store.sql.agents import HOLDER, IS_NEW, IS_OPEN
 from solti_store.sql.driver import Prepared
 from solti_store.sql.events import CHANGED, event
 from solti_store.sql.slots import is_waited_for
-from solti_store.sql.tables import LATEST, agents, task_events, task_runs, task_status, tasks
+from solti_store.sql.tables import LATEST, agents, routes, task_events, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "LOCK",
     "LOCK_ABANDONED",
     "LOCK_OF_AGENT",
+    "LOOK",
     "MAX_DELAY_MS",
     "PICK",
     "PICK_BY_ID",
@@ -137,6 +138,25 @@ PICK_REST = Prepared(
     .select_from(_route.join(_unlocked, true()))
     .where(_agent_is_open)
     .limit(_limit)
+)
+
+_first = (
+    select(task_status.c.seq)
+    .where(task_status.c.route == _route.c.id, *_due, task_status.c.due_at >= _route.c.since)
+    .order_by(task_status.c.due_at, task_status.c.seq)
+    .limit(1)
+    .lateral("first")
+)
+
+#: Whether a claim could find anything, without its lock on the agent: that lock makes of every empty claim a
+#: transaction that writes, with a WAL flush of its own.
+LOOK = Prepared(
+    select(
+        select(agents.c.seq).where(*IS_OPEN).exists().label("is_open"),
+        select(_first.c.seq).select_from(_route.join(_first, true())).exists().label("is_due"),
+        select(routes.c.id).where(IS_NEW).exists().label("has_new_routes"),
+        NOW.label("moment"),
+    )
 )
 
 #: Locks the task `id` unless it is running.

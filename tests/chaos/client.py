@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -94,10 +95,8 @@ class Client:
             self.acts.append(Act("finish", "ok" if answer is None else "refused", *act))
 
     def cancel(self, task_id: str) -> None:
-        try:
+        with contextlib.suppress(NotFound):
             self.store.cancel(task_id)
-        except NotFound:
-            pass
 
     def delete(self, task_id: str) -> None:
         if self.store.delete(task_id):

@@ -12,7 +12,9 @@ from support import connect
 from solti_store.sql.driver import Prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+
+    from sqlalchemy import Connection
 
 __all__ = ["interleave"]
 
@@ -43,11 +45,11 @@ class _Pause:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        original = Prepared.all
+        original, pause = Prepared.all, self
 
-        def watched(statement: Prepared, *args: Any) -> Any:
-            rows = original(statement, *args)
-            self.ran(statement)
+        def watched(self: Prepared, connection: Connection, given: Mapping[str, Any]) -> list[Any]:
+            rows = original(self, connection, given)
+            pause.ran(self)
             return rows
 
         Prepared.all = watched  # type: ignore[method-assign]

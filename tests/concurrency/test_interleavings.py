@@ -1,8 +1,8 @@
 """Every operation meets every other in one slot, at every point where the first is between two statements.
 
-Each time a registry is made, one operation is held after its first, second, … statement, the other runs until it is done
-or waits for a lock, and the first goes on. Then what is left is worked off, and the history is checked: nobody lost,
-nobody stuck, one owner at a time. `SOLTI_STORE_TEST_INTERLEAVINGS=all` adds the slots in all their states.
+Each time a registry is made, one operation is held after its first, second, … statement, the other runs until it is
+done or waits for a lock, and the first goes on. Then what is left is worked off, and the history is checked: nobody
+lost, nobody stuck, one owner at a time. `SOLTI_STORE_TEST_INTERLEAVINGS=all` adds the slots in all their states.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import pytest
@@ -128,9 +129,9 @@ def test_operations_that_meet_leave_a_good_history(
             who = owner(made)
             met = interleave(
                 client.url,
-                lambda made=made, who=who: OPERATIONS[first](made, who),
+                partial(OPERATIONS[first], made, who),
                 number,
-                lambda made=made, who=who, second=second: OPERATIONS[second](made, who),
+                partial(OPERATIONS[second], made, who),
             )
             violations = [*client.judge(drained=False)]
             client.drain()

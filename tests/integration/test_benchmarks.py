@@ -62,3 +62,24 @@ def test_every_page_of_the_listing_is_measured_and_explained(database_url: str) 
     assert plans.count("force_generic_plan") == plans.count("force_custom_plan") > 6
     # Even of a table so small that a scan of it would do.
     assert "!!!" not in plans
+
+
+def test_claims_are_measured_in_every_hard_place(database_url: str) -> None:
+    rows = benchmarks("--once", "--markdown", "--url", database_url, module="benchmarks.claims").splitlines()
+    assert len(rows) == 2 + 1 + 1 + 2 + 2
+    assert all(float(row.split(" | ")[3]) > 0 for row in rows[2:])
+
+
+def test_peers_that_are_not_installed_are_left_out(database_url: str) -> None:
+    nowhere = ("--python", "/nonexistent/python", "--node-modules", "/nonexistent")
+    head, row = benchmarks(
+        "--once", "--only", "pgqueuer", *nowhere, "--url", database_url, module="benchmarks.peers"
+    ).splitlines()
+    assert head.split()[:2] == ["queue", "processes"]
+    assert row.split()[:2] == ["solti-store", "1"]
+
+
+def test_latency_is_measured_with_what_polling_costs(database_url: str) -> None:
+    head, row = benchmarks("--once", "--url", database_url, module="benchmarks.latency").splitlines()
+    assert head.startswith("poll, ms")
+    assert float(row.split()[1]) > 0

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import psycopg
+import pytest
 from support import connect, spec
 
-from solti_store import Agent, TaskStore
+from solti_store import Agent, AgentLost, Invalid, Outcome, TaskStore
 from solti_store.rules.claim_cursor import ClaimCursor
+from solti_store.sql import attempts
 
 
 class Clock:
@@ -55,3 +60,60 @@ def test_a_claim_that_was_rolled_back_is_made_again(database_url: str) -> None:
             connection.rollback()
         assert len(store.claim(agent)) == 1
     engine.dispose()
+
+
+def locker(database: psycopg.Connection[Any]) -> object:
+    """The transaction that locked the agent last: a claim that only looks is none."""
+    return database.execute("SELECT xmax::text FROM solti.agents").fetchone()
+
+
+def test_a_claim_after_one_that_left_nothing_only_looks(database_url: str) -> None:
+    with TaskStore.open(database_url) as store, connect(database_url) as database:
+        agent = store.register("w")
+        assert not agent.cursor.is_dry
+        assert store.claim(agent) == []
+        before = locker(database)
+        assert store.claim(agent) == []
+        assert locker(database) == before
+        with pytest.raises(Invalid, match="limit"):
+            store.claim(agent, limit=0)
+        # Of a route that the agent has not seen.
+        store.create("a", spec())
+        assert [one.task_id for one in store.claim(agent, limit=2)] == ["a"]
+        assert locker(database) != before
+        # Of one that it has.
+        store.create("b", spec())
+        assert [one.task_id for one in store.claim(agent)] == ["b"]
+        assert not agent.cursor.is_dry  # there may be more
+
+
+def test_a_claim_that_only_looks_notices_that_the_agent_is_lost(database_url: str) -> None:
+    with TaskStore.open(database_url) as store, connect(database_url) as database:
+        closed, silent = store.register("closed"), store.register("silent")
+        assert store.claim(closed) == store.claim(silent) == []
+        store.sign_off(closed)
+        database.execute("UPDATE solti.agents SET expires_at = now() - interval '1 second' WHERE id = 'silent'")
+        for agent in (closed, silent):
+            assert agent.cursor.is_dry
+            with pytest.raises(AgentLost):
+                store.claim(agent)
+
+
+def test_an_attempt_is_closed_by_primary_keys_and_not_by_what_ever_ran(database_url: str) -> None:
+    with TaskStore.open(database_url) as store, connect(database_url) as database:
+        agent = store.register("w")
+        store.create_many([(f"t{number}", spec()) for number in range(300)])
+        store.finish_many([(claim, Outcome.succeeded(0)) for claim in store.claim(agent, limit=300)])
+        # Statistics that make the index of phases look best: hardly any task runs.
+        database.execute("VACUUM (ANALYZE) solti.task_status, solti.task_runs, solti.tasks")
+        with database.transaction():
+            database.execute("SET LOCAL enable_seqscan = off")
+            arrays = {name: [1] for name in ("seqs", "attempts", "exit_codes", "streaks", "delays")}
+            texts = {name: ["failed"] for name in ("run_phases", "phases", "errors", "stdouts", "stderrs")}
+            plan = database.execute(
+                f"EXPLAIN {attempts.CLOSE.text}",
+                attempts.CLOSE.parameters(arrays | texts | {"now": None}),
+            ).fetchall()
+    lines = [line for (line,) in plan]
+    assert any("pk_task_status" in line for line in lines)
+    assert not any("ix_task_status" in line for line in lines)

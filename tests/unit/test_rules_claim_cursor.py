@@ -62,3 +62,14 @@ def test_looks_at_all_take_a_twentieth_of_the_time() -> None:
     assert not cursor.wants_all()
     clock.now = 10.0
     assert cursor.wants_all()
+
+
+def test_a_claim_that_took_all_there_was_leaves_the_cursor_dry() -> None:
+    cursor = ClaimCursor(Clock())
+    assert not cursor.is_dry
+    cursor.found([(A, ago(1))], [A, B], NOW, all_there_is=True)
+    assert cursor.is_dry
+    cursor.found([(A, ago(1))], [A, B], NOW, all_there_is=False)
+    assert not cursor.is_dry
+    cursor.found_nothing([A], NOW)
+    assert cursor.is_dry
