@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chaos.history import Act, Violation, check
 from chaos.plan import plan_of
 from chaos.recorder import record
-from support import connect
 
 from solti_store import (
     AlreadyExists,
@@ -25,6 +24,8 @@ from solti_store import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import psycopg
 
     from solti_store import Agent, Claim
 
@@ -41,13 +42,13 @@ class Client:
 
     Attributes:
         store: The store.
-        url: Its database, on a server that keeps commit times.
+        conn: To its database, on a server that keeps commit times; for the thread that made this.
         max_slot_queue: As the store has it.
         acts: What was done so far.
     """
 
     store: TaskStore
-    url: str
+    conn: psycopg.Connection[Any]
     max_slot_queue: int
     acts: list[Act] = field(default_factory=list)
 
@@ -81,7 +82,6 @@ class Client:
         except (AlreadyRunning, SlotBusy, NotFound):
             return
         self.acts.append(Act("start", "ok", task_id, None, one.seq, one.attempt, None))
-        self.started = one
 
     def finish(self, results: Sequence[tuple[Claim, Outcome]]) -> None:
         acts = [
@@ -95,7 +95,7 @@ class Client:
             self.acts.append(Act("finish", "ok" if answer is None else "refused", *act))
 
     def cancel(self, task_id: str) -> None:
-        with contextlib.suppress(NotFound):
+        with suppress(NotFound):
             self.store.cancel(task_id)
 
     def delete(self, task_id: str) -> None:
@@ -105,21 +105,32 @@ class Client:
     def reap(self) -> None:
         self.store.reap(grace=timedelta(0))
 
+    def silence(self) -> None:
+        """Let the leases of all agents be over."""
+        self.conn.execute("UPDATE solti.agents SET expires_at = now() - interval '1 hour'")
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for table in ("tasks", "task_events", "agents"):
+            self.conn.execute(f"DELETE FROM solti.{table}".encode())
+        self.acts.clear()
+
     def drain(self) -> None:
         """Work until nothing is left that could be: whoever holds an attempt now is gone."""
-        with connect(self.url) as conn:
-            conn.execute("UPDATE solti.agents SET expires_at = now() - interval '1 hour'")
-            conn.execute(
-                "UPDATE solti.task_status SET deadline = now() - interval '1 hour' WHERE deadline IS NOT NULL"
-                " AND agent IS NULL"
-            )
+        self.silence()
+        self.conn.execute(
+            "UPDATE solti.task_status SET deadline = now() - interval '1 hour' WHERE deadline IS NOT NULL"
+            " AND agent IS NULL"
+        )
         agent = self.register()
         for number in range(_ROUNDS):
             self.reap()
+            # Nobody waits for a wait to be over.
+            self.conn.execute("UPDATE solti.task_status SET due_at = now() WHERE due_at > now()")
             claims = self.claim(agent)
             self.finish([(claim, Outcome.succeeded(1000 + number)) for claim in claims])
             if not claims:
                 return
 
     def judge(self, *, drained: bool) -> list[Violation]:
-        return check(record(self.url, self.acts, max_slot_queue=self.max_slot_queue, drained=drained))
+        return check(record(self.conn, self.acts, max_slot_queue=self.max_slot_queue, drained=drained))

@@ -6,8 +6,7 @@ import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-from support import connect
+from unittest.mock import patch
 
 from solti_store.sql.driver import Prepared
 
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from sqlalchemy import Connection
+
+    import psycopg
 
 __all__ = ["interleave"]
 
@@ -33,7 +34,11 @@ class _Pause:
 
     def start(self, call: Callable[[], Any]) -> Any:
         self.thread = threading.get_ident()
-        return call()
+        try:
+            return call()
+        finally:
+            # The pool may have the same thread run the other operation.
+            self.thread = None
 
     def ran(self, statement: Prepared) -> None:
         if threading.get_ident() != self.thread or self.reached.done():
@@ -52,18 +57,17 @@ class _Pause:
             pause.ran(self)
             return rows
 
-        Prepared.all = watched  # type: ignore[method-assign]
-        try:
+        with patch.object(Prepared, "all", watched):
             yield
-        finally:
-            Prepared.all = original  # type: ignore[method-assign]
 
 
-def interleave(url: str, first: Callable[[], Any], after: Prepared | int, second: Callable[[], Any]) -> bool:
+def interleave(
+    conn: psycopg.Connection[Any], first: Callable[[], Any], after: Prepared | int, second: Callable[[], Any]
+) -> bool:
     """Run `first` up to and with a statement, then `second` until it is done or waits for a lock, then the rest.
 
     Args:
-        url: The database, which nobody else uses.
+        conn: To the database, which nobody else uses.
         first: In a thread.
         after: The statement, or the how manieth of `first`, from 1.
         second: In another thread.
@@ -76,8 +80,8 @@ def interleave(url: str, first: Callable[[], Any], after: Prepared | int, second
         one = here.submit(pause.start, first)
         try:
             wait([pause.reached, one], timeout=_PATIENCE_S, return_when=FIRST_COMPLETED)
-            other = there.submit(second)
-            _settled(url, other)
+            other = pool.submit(second)
+            _settled(conn, other)
         finally:
             pause.go_on.set()
         one.result()
@@ -85,11 +89,10 @@ def interleave(url: str, first: Callable[[], Any], after: Prepared | int, second
     return pause.reached.done()
 
 
-def _settled(url: str, call: Future[Any]) -> None:
-    with connect(url) as conn:
-        while not call.done():
-            (waiting,) = conn.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-            ).fetchone() or (0,)
-            if waiting:
-                return
+def _settled(conn: psycopg.Connection[Any], call: Future[Any]) -> None:
+    while not call.done():
+        (waiting,) = conn.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ).fetchone() or (0,)
+        if waiting:
+            return

@@ -6,11 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from chaos.history import Act, Event, History, RunRow, TaskRow
-from support import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    import psycopg
 
 __all__ = ["acts_in", "record"]
 
@@ -27,24 +28,23 @@ _TASKS = """
 _RUNS = "SELECT seq, attempt, phase, exit_code, error, agent FROM solti.task_runs"
 
 
-def record(url: str, acts: Sequence[Act], *, max_slot_queue: int, drained: bool = True) -> History:
+def record(conn: psycopg.Connection[Any], acts: Sequence[Act], *, max_slot_queue: int, drained: bool = True) -> History:
     """The history, once nobody writes any more.
 
     Args:
-        url: The database, on a server with `track_commit_timestamp`.
+        conn: To the database, on a server with `track_commit_timestamp`.
         acts: What the clients wrote down.
         max_slot_queue: As the workers had it.
         drained: Whether the workers went on until there was nothing to do.
     """
-    with connect(url) as conn:
-        return History(
-            events=[Event(*row) for row in conn.execute(_EVENTS)],
-            tasks=[TaskRow(*row) for row in conn.execute(_TASKS)],
-            runs=[RunRow(*row) for row in conn.execute(_RUNS)],
-            acts=acts,
-            max_slot_queue=max_slot_queue,
-            drained=drained,
-        )
+    return History(
+        events=[Event(*row) for row in conn.execute(_EVENTS)],
+        tasks=[TaskRow(*row) for row in conn.execute(_TASKS)],
+        runs=[RunRow(*row) for row in conn.execute(_RUNS)],
+        acts=acts,
+        max_slot_queue=max_slot_queue,
+        drained=drained,
+    )
 
 
 def acts_in(directory: Path) -> Iterator[Act]:

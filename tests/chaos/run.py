@@ -147,7 +147,9 @@ def run(*, seconds: float, seed: int, workers: int = 4, mutant: str | None = Non
     root = Path(tempfile.mkdtemp(prefix="solti-chaos-"))
     # The server of root runs as another user, who must reach it.
     root.chmod(0o711)
-    server = EmbeddedServer(root / "data", settings=FAST | {"track_commit_timestamp": "on"})
+    server = EmbeddedServer(
+        root / "data", settings=FAST | {"track_commit_timestamp": "on", "log_min_messages": "error"}
+    )
     try:
         url = server.ensure_running()
         upgrade(url)
@@ -165,7 +167,8 @@ def run(*, seconds: float, seed: int, workers: int = 4, mutant: str | None = Non
             crew.end()
         finally:
             crew.kill()
-        history = record(url, list(acts_in(directory)), max_slot_queue=MAX_SLOT_QUEUE)
+        with connect(url) as conn:
+            history = record(conn, list(acts_in(directory)), max_slot_queue=MAX_SLOT_QUEUE)
         deadlocks = server.status().log_file.read_text(errors="replace").count("deadlock detected")
         return Report(history, check(history), done, deadlocks)
     finally:

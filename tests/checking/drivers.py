@@ -99,13 +99,17 @@ class OpsDriver:
         try:
             if name == "list":
                 return listing.list_page(self._conn, *args).page, now
-            answer = self._run(name, *args, **kwargs)
-            if name == "create" and answer is None:
-                # As the store does it: only who becomes the owner at once is created alone.
-                answer = self._run("create_many", [args])[0]
+            return self._as_the_store(name, *args, **kwargs), now
         except Exception as error:  # noqa: BLE001 - the machine judges it
             return error, now
         return answer, now
+
+    def _as_the_store(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        answer = self._run(name, *args, **kwargs)
+        if name == "create" and answer is None:
+            # Only who becomes the owner at once is created alone.
+            return self._run("create_many", [args])[0]
+        return answer
 
     def _run(self, name: str, *args: Any, **kwargs: Any) -> Any:
         # Looked up each time: a mutant may have taken its place.

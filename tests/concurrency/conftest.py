@@ -46,8 +46,7 @@ def ordered_url() -> Iterator[str]:
 @pytest.fixture
 def client(ordered_url: str) -> Iterator[Client]:
     """A store that writes down what it does, in an empty registry."""
-    with connect(ordered_url) as conn:
-        for table in ("tasks", "task_events", "agents"):
-            conn.execute(f"DELETE FROM solti.{table}")
-    with TaskStore.open(ordered_url, max_slot_queue=5) as store:
-        yield Client(store, ordered_url, max_slot_queue=5)
+    with TaskStore.open(ordered_url, max_slot_queue=5) as store, connect(ordered_url) as conn:
+        made = Client(store, conn, max_slot_queue=5)
+        made.clear()
+        yield made

@@ -16,9 +16,8 @@ from itertools import count
 import pytest
 from chaos.client import Client
 from chaos.interleave import interleave
-from support import connect, silence
 
-from solti_store import Agent, Claim, Outcome
+from solti_store import Claim, Outcome
 
 OWNER, HEAD, NEXT, FINAL = (f"s.queue.onFailure.1.{name}" for name in ("owner", "head", "next", "final"))
 QUEUED, REPLACING, DROPPED = "s.queue.never.n.new", "s.replace.never.n.new", "s.dropIfRunning.never.n.new"
@@ -30,7 +29,8 @@ class Scene:
     """A slot with an owner and two tasks that wait, and one that was there before; whoever runs it holds `claims`."""
 
     client: Client
-    agent: Agent
+    owner: str
+    head: str
     claims: list[Claim]
 
 
@@ -43,20 +43,21 @@ def running(client: Client) -> Scene:
     claims = client.claim(agent)
     for task_id in (HEAD, NEXT):
         client.create(task_id)
-    return Scene(client, agent, list(claims))
+    return Scene(client, OWNER, HEAD, list(claims))
 
 
 def lost(client: Client) -> Scene:
     """The owner runs on an agent that fell silent."""
     scene = running(client)
-    silence(client.url, scene.agent)
+    client.silence()
     return scene
 
 
 def pending(client: Client) -> Scene:
     """The owner has not started."""
     scene = running(client)
-    scene.client.finish([(one, Outcome.failed("fatal", fatal=True)) for one in scene.claims])
+    finish(scene, Outcome.failed("fatal", fatal=True))
+    scene.owner, scene.head = HEAD, NEXT
     return scene
 
 
@@ -68,72 +69,49 @@ def free(client: Client) -> Scene:
     return scene
 
 
-def owner(scene: Scene) -> str:
-    """Who owns the slot, or else did."""
-    with connect(scene.client.url) as conn:
-        found = conn.execute(
-            "SELECT id FROM solti.tasks JOIN solti.task_status USING (seq) WHERE tasks.slot = 's'"
-            " ORDER BY due_at IS NOT NULL OR deadline IS NOT NULL DESC, seq DESC"
-        ).fetchone()
-    assert found
-    return str(found[0])
-
-
 def finish(scene: Scene, outcome: Outcome) -> None:
     scene.client.finish([(one, outcome) for one in scene.claims])
 
 
-OPERATIONS: dict[str, Callable[[Scene, str], None]] = {
+# What each does, as the first or the second of the two: both may create.
+OPERATIONS: dict[str, Callable[[Scene, str], object]] = {
     "succeed": lambda scene, _: finish(scene, Outcome.succeeded(2)),
     "fail": lambda scene, _: finish(scene, Outcome.failed("no", exit_code=3)),
     "reap": lambda scene, _: scene.client.reap(),
-    "claim": lambda scene, _: void(scene.client.claim(scene.client.register())),
-    "cancel owner": lambda scene, owner: scene.client.cancel(owner),
-    "delete owner": lambda scene, owner: scene.client.delete(owner),
-    "start owner": lambda scene, owner: scene.client.start(owner),
-    "cancel head": lambda scene, _: scene.client.cancel(HEAD),
-    "delete head": lambda scene, _: scene.client.delete(HEAD),
-    "start head": lambda scene, _: scene.client.start(HEAD),
+    "claim": lambda scene, _: scene.client.claim(scene.client.register()),
+    "cancel owner": lambda scene, _: scene.client.cancel(scene.owner),
+    "delete owner": lambda scene, _: scene.client.delete(scene.owner),
+    "start owner": lambda scene, _: scene.client.start(scene.owner),
+    "cancel head": lambda scene, _: scene.client.cancel(scene.head),
+    "delete head": lambda scene, _: scene.client.delete(scene.head),
+    "start head": lambda scene, _: scene.client.start(scene.head),
     "start final": lambda scene, _: scene.client.start(FINAL),
-    "queue": lambda scene, _: scene.client.create(QUEUED),
-    "replace": lambda scene, _: scene.client.create(REPLACING),
-    "drop": lambda scene, _: scene.client.create(DROPPED),
-    "queue two": lambda scene, _: scene.client.create(QUEUED + "2", ELSEWHERE + "2"),
+    "queue": lambda scene, which: scene.client.create(QUEUED + which),
+    "replace": lambda scene, which: scene.client.create(REPLACING + which),
+    "drop": lambda scene, which: scene.client.create(DROPPED + which),
+    "create two": lambda scene, which: scene.client.create(QUEUED + which, ELSEWHERE + which),
 }
-ALL = os.environ.get("SOLTI_STORE_TEST_INTERLEAVINGS") == "all"
-SCENES = [running, lost, pending, free] if ALL else [running, pending]
-# The others are much like one that is here.
-SECOND = list(OPERATIONS) if ALL else ["succeed", "cancel owner", "delete head", "start final", "queue", "replace"]
+if os.environ.get("SOLTI_STORE_TEST_INTERLEAVINGS") == "all":
+    SECOND = list(OPERATIONS)
+    CASES = [(scene, first) for scene in (running, lost, pending, free) for first in OPERATIONS]
+else:
+    # The others are much like one that is here.
+    SECOND = ["succeed", "cancel owner", "delete head", "queue", "replace"]
+    CASES = [(running, first) for first in OPERATIONS]
+    CASES += [(pending, first) for first in ("cancel owner", "delete owner", "replace")]
 
 
-def void(_: object) -> None:
-    """For a lambda that is to return nothing."""
-
-
-def clear(client: Client) -> None:
-    with connect(client.url) as conn:
-        for table in ("tasks", "task_events", "agents"):
-            conn.execute(f"DELETE FROM solti.{table}")
-    client.acts.clear()
-
-
-@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-@pytest.mark.parametrize("first", OPERATIONS)
+@pytest.mark.parametrize(("scene", "first"), CASES, ids=[f"{scene.__name__}: {first}" for scene, first in CASES])
 def test_operations_that_meet_leave_a_good_history(
     client: Client, scene: Callable[[Client], Scene], first: str
 ) -> None:
     for second in SECOND:
         for number in count(1):
-            clear(client)
+            client.clear()
             made = scene(client)
-            who = owner(made)
-            met = interleave(
-                client.url,
-                partial(OPERATIONS[first], made, who),
-                number,
-                partial(OPERATIONS[second], made, who),
-            )
-            violations = [*client.judge(drained=False)]
+            one, other = partial(OPERATIONS[first], made, "1"), partial(OPERATIONS[second], made, "2")
+            met = interleave(client.conn, one, number, other)
+            violations = client.judge(drained=False)
             client.drain()
             violations += client.judge(drained=True)
             assert violations == [], f"{first}, held after statement {number}, and {second}"
