@@ -147,6 +147,7 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
         # It waits for its slot's owner, or is final and the slot has another. That one may just have ended.
         if (owner := slots.owner(conn, picked.slot)) is not None:
             raise SlotBusy(checked, slot=picked.slot, owner=owner)
+        slots.look_again(conn)
 
 
 def _start(conn: Connection, picked: Sequence[int], agent: Agent | None, now: datetime | None) -> list[Row]:

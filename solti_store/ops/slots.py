@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from solti_store.errors import SlotBusy, SlotQueueFull
+from solti_store.errors import SlotBusy, SlotQueueFull, TransactionAborted
 from solti_store.rules.slots import SUPERSEDED, Admission, admission
 from solti_store.sql import slots as sql
 from solti_store.sql.tasks import CANCEL
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from solti_store.model import TaskId, TaskSpec
     from solti_store.sql.driver import Row
 
-__all__ = ["Newcomer", "Place", "admit", "cancel", "look", "owner", "places", "rounds"]
+__all__ = ["Newcomer", "Place", "admit", "cancel", "look", "look_again", "owner", "places", "rounds"]
 
 Newcomer: TypeAlias = "tuple[TaskId, TaskSpec, str]"
 """A task to be created, its spec, and that as JSON."""
@@ -80,6 +80,16 @@ def look(conn: Connection, names: Sequence[str], *, max_waiting: int) -> dict[st
         # While one owner was waited for, another may have come after it.
         if all(row.seq is None or row.seq in locked for row in found):
             return {row.slot: Slot(row.id, row.seq, row.waiting) for row in found}
+
+
+def look_again(conn: Connection) -> None:
+    """After a slot had an owner that nobody saw coming: the next statement sees it, if one ever will.
+
+    Raises:
+        TransactionAborted: The transaction keeps to a snapshot in which there is no owner.
+    """
+    if sql.SELECT_ISOLATION.one(conn, {}).level != "read committed":
+        raise TransactionAborted("the transaction lost against a concurrent one in the same slot; run it again")
 
 
 def owner(conn: Connection, name: str) -> str | None:

@@ -101,9 +101,10 @@ def _by_their_slots(conn: Connection, piece: list[slots.Newcomer], max_waiting: 
             with conn.begin_nested():
                 return [row for newcomers in slots.rounds(piece) for row in _enter(conn, newcomers, max_waiting, now)]
         except DBAPIError as error:
-            # A slot that was free has an owner now: its turn to be looked at.
             if not is_owner_conflict(error):
                 raise
+            # A slot that was free has an owner now.
+            slots.look_again(conn)
 
 
 def _enter(conn: Connection, newcomers: list[slots.Newcomer], max_waiting: int, now: datetime | None) -> list[Row]:

@@ -18,7 +18,7 @@ from solti_store.sql.types import array_param
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
-__all__ = ["ADMIT", "LOCK_HEADS", "LOCK_OWNERS", "SELECT_SLOTS", "is_waited_for"]
+__all__ = ["ADMIT", "LOCK_HEADS", "LOCK_OWNERS", "SELECT_ISOLATION", "SELECT_SLOTS", "is_waited_for"]
 
 _slots = array_param("slots", "text")
 _slot = func.unnest(_slots).table_valued(column("slot", Text), name="asked").render_derived()
@@ -53,6 +53,9 @@ SELECT_SLOTS = Prepared(
         _slot.outerjoin(_owner, true()).join(_waiting, true())
     )
 )
+
+#: The isolation level of the transaction.
+SELECT_ISOLATION = Prepared(select(func.current_setting("transaction_isolation").label("level")))
 
 _head = (
     select(task_status.c.seq, task_status.c.queue_key)

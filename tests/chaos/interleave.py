@@ -11,9 +11,7 @@ from unittest.mock import patch
 from solti_store.sql.driver import Prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from sqlalchemy import Connection
+    from collections.abc import Callable, Iterator
 
     import psycopg
 
@@ -50,11 +48,11 @@ class _Pause:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        original, pause = Prepared.all, self
+        original = Prepared.all
 
-        def watched(self: Prepared, connection: Connection, given: Mapping[str, Any]) -> list[Any]:
-            rows = original(self, connection, given)
-            pause.ran(self)
+        def watched(statement: Prepared, *args: Any) -> Any:
+            rows = original(statement, *args)
+            self.ran(statement)
             return rows
 
         with patch.object(Prepared, "all", watched):
@@ -80,7 +78,7 @@ def interleave(
         one = here.submit(pause.start, first)
         try:
             wait([pause.reached, one], timeout=_PATIENCE_S, return_when=FIRST_COMPLETED)
-            other = pool.submit(second)
+            other = there.submit(second)
             _settled(conn, other)
         finally:
             pause.go_on.set()

@@ -102,7 +102,6 @@ class OpsDriver:
             return self._as_the_store(name, *args, **kwargs), now
         except Exception as error:  # noqa: BLE001 - the machine judges it
             return error, now
-        return answer, now
 
     def _as_the_store(self, name: str, *args: Any, **kwargs: Any) -> Any:
         answer = self._run(name, *args, **kwargs)

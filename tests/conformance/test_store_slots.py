@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import create_engine
 from support import connect, queued, retrying, silence, spec
 
 from solti_store import (
@@ -21,6 +22,7 @@ from solti_store import (
     TaskQuery,
     TaskSpec,
     TaskStore,
+    TransactionAborted,
     WhyReason,
 )
 from solti_store.model import Slot
@@ -368,8 +370,6 @@ def test_only_the_owner_can_be_started_by_hand(store: TaskStore) -> None:
 
 
 def test_a_refusal_in_the_callers_transaction_leaves_it_usable(database_url: str) -> None:
-    from sqlalchemy import create_engine  # noqa: PLC0415
-
     engine = create_engine(database_url)
     with TaskStore.open(database_url, max_slot_queue=0) as store:
         store.create("owner", spec("s"))
@@ -432,3 +432,27 @@ def test_no_more_than_one_owner_whatever_somebody_writes_by_hand(
         with pytest.raises(psycopg.errors.IntegrityError):
             database.execute(statement.encode())
     assert (task("a"), task("b")) == before
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("policy", AdmissionPolicy)
+def test_a_snapshot_from_before_the_owner_ends_the_transaction(
+    database_url: str, level: Any, policy: AdmissionPolicy
+) -> None:
+    engine = create_engine(database_url, isolation_level=level)
+    with TaskStore.open(database_url) as store:
+        store.create("done", spec("s"))
+        store.cancel("done")
+        calls: list[Callable[[TaskStore], object]] = [
+            lambda mine: mine.create("b", spec("s", admission=policy)),
+            lambda mine: mine.start("done"),
+        ]
+        for call in calls:
+            with engine.connect() as connection:
+                mine = store.using(connection)
+                mine.list()
+                store.create("owner", spec("s"))
+                with pytest.raises(TransactionAborted, match="lost against"):
+                    call(mine)
+            store.delete("owner")
+    engine.dispose()
