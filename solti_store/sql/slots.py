@@ -42,7 +42,8 @@ _place = (
     select(task_status.c.seq)
     .where(task_status.c.slot == _slot.c.slot, _waits)
     .limit(bindparam("limit", type_=BigInteger()))
-    .subquery("place")
+    .correlate(_slot)
+    .lateral("place")
 )
 _waiting = select(func.count().label("waiting")).select_from(_place).lateral("line")
 

@@ -137,6 +137,15 @@ def test_at_most_so_many_wait(database_url: str) -> None:
         TaskStore.open(database_url, max_slot_queue=-1)
 
 
+def test_each_slot_of_a_batch_is_counted_by_itself(database_url: str) -> None:
+    with TaskStore.open(database_url, max_slot_queue=2) as store:
+        store.create_many([(f"{slot}-{n}", queued(slot)) for slot in "ab" for n in range(2)])
+        store.create_many([("a-2", queued("a")), ("b-2", queued("b"))])
+        for slot in "ab":
+            with pytest.raises(SlotQueueFull):
+                store.create_many([("elsewhere", queued("c")), (f"{slot}-3", queued(slot))])
+
+
 def test_one_that_replaces_takes_over_from_an_owner_that_does_not_run(store: TaskStore) -> None:
     own_waiting(store)
     store.create("b", replacing())
