@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 AIM_MS = 5.0
-POLLS_MS = (5, 10, 50, 500)
+POLLS_MS = (2, 5, 10, 50, 500)
+_LONGEST_MS = 30_000
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -43,7 +44,7 @@ class Sizes:
     """How much of everything.
 
     Attributes:
-        tasks: Tasks of a poll interval.
+        tasks: Tasks of a poll interval, fewer where they would take too long.
         idle_s: For how long the cost of polling is watched.
         polls_ms: The intervals.
     """
@@ -112,7 +113,7 @@ def measure(field: Arena, url: str, poll_ms: int, sizes: Sizes) -> tuple[str, ..
     took = []
     with _worker(url, poll_ms) as process:
         assert process.stdout is not None  # noqa: S101 - for mypy: it is a pipe
-        for number in range(-5, sizes.tasks):  # a few first, that are not counted
+        for number in range(-5, min(sizes.tasks, _LONGEST_MS // poll_ms)):  # a few first, that are not counted
             # Not in step with the worker, which is idle again by then.
             time.sleep(0.02 + dice.uniform(1.2, 2.4) * poll_ms / 1000)
             spec = TaskSpec.builder(f"nothing-{poll_ms}-{number}", Embedded(), 60_000).labels({"function": "nothing"})
