@@ -198,7 +198,7 @@ def _nemesis(crew: _Crew, server: EmbeddedServer, rng: random.Random, seconds: f
     done: Counter[str] = Counter()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        time.sleep(rng.uniform(0.1, 0.5))
+        time.sleep(rng.uniform(0.2, 0.6))
         crew.wake()
         deed = rng.choice(deeds)
         with suppress(psycopg.OperationalError):

@@ -548,7 +548,7 @@ def explore(
         machine: Which.
         driver: What it drives.
         given: What is not said here.
-        *phases: Of hypothesis; all when none is named.
+        *phases: Of hypothesis.
         examples: How many histories.
         steps: The most operations of each.
     """
@@ -562,7 +562,7 @@ def explore(
         given,
         max_examples=examples,
         stateful_step_count=steps,
-        phases=phases or list(Phase),
+        phases=phases,
         # Failures are found again by their blob; a folder of examples would be one more thing left lying about.
         database=None,
         print_blob=True,

@@ -15,4 +15,4 @@ def test_the_history_of_a_registry_under_attack_has_no_violation() -> None:
     assert set(report.done) == {"kill", "pause", "terminate", "restart"}
     events = Counter(event.type for event in report.history.events)
     assert all(events[kind] for kind in ("admitted", "cancelRequested", "deleted", "refused", "specChanged"))
-    assert len(report.history.tasks) > 1000
+    assert len(report.history.tasks) > 100
