@@ -44,6 +44,14 @@ def connect(url: str) -> psycopg.Connection[Any]:
     return psycopg.connect(plain, autocommit=True)
 
 
+def lock_waits(conn: psycopg.Connection[Any]) -> int:
+    """How many backends of the connection's database wait for a lock."""
+    row = conn.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    ).fetchone()
+    return row[0] if row else 0
+
+
 class BlockingStore:
     """An `AsyncTaskStore` behind plain calls, so that one suite of tests runs over both stores."""
 

@@ -25,28 +25,17 @@ def limit(given: object) -> int:
 
 def capacity(given: object) -> int:
     """How many attempts an agent runs at the same time."""
-    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= _CAPACITY_MAX:
-        raise Invalid(
-            f"invalid model: capacity must be an integer from 1 to {_CAPACITY_MAX}, got {given!r}", field="capacity"
-        )
-    return given
+    return _integer(given, "capacity", 1, _CAPACITY_MAX)
 
 
 def max_slot_queue(given: object) -> int:
     """How many tasks may wait for a slot."""
-    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= _VERSION_MAX:
-        raise Invalid(
-            f"invalid model: max_slot_queue must be an integer from 0 to {_VERSION_MAX}, got {given!r}",
-            field="max_slot_queue",
-        )
-    return given
+    return _integer(given, "max_slot_queue", 0, _VERSION_MAX)
 
 
 def position(given: object) -> int:
     """A row's number to go on after."""
-    if isinstance(given, bool) or not isinstance(given, int) or not 0 <= given <= _VERSION_MAX:
-        raise Invalid(f"invalid model: after must be an integer from 0 to {_VERSION_MAX}, got {given!r}", field="after")
-    return given
+    return _integer(given, "after", 0, _VERSION_MAX)
 
 
 def precondition(expected: object) -> tuple[int, datetime | None]:
@@ -56,9 +45,12 @@ def precondition(expected: object) -> tuple[int, datetime | None]:
     """
     if isinstance(expected, Task):
         return expected.metadata.resource_version, expected.metadata.created_at.datetime
-    if isinstance(expected, bool) or not isinstance(expected, int) or not 1 <= expected <= _VERSION_MAX:
+    return _integer(expected, "expected", 1, _VERSION_MAX, name="expected version"), None
+
+
+def _integer(given: object, field: str, least: int, most: int, *, name: str = "") -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not least <= given <= most:
         raise Invalid(
-            f"invalid model: expected version must be an integer from 1 to {_VERSION_MAX}, got {expected!r}",
-            field="expected",
+            f"invalid model: {name or field} must be an integer from {least} to {most}, got {given!r}", field=field
         )
-    return expected, None
+    return given

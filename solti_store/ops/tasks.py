@@ -73,7 +73,7 @@ def create_many(
     with conn.begin_nested():
         for piece in _pieces(given):
             found = _as_owners(conn, piece, now) or _by_their_slots(conn, piece, max_slot_queue, now)
-            created_at += [Timestamp.from_datetime(row.created_at) for row in found[:1]] * len(piece)
+            created_at += [Timestamp.from_datetime(found[0].created_at)] * len(piece)
     return rows.NewTasks(given, created_at)
 
 

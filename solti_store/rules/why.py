@@ -187,8 +187,7 @@ def _queued(facts: Facts, queue: Queue) -> Why:
 
 def _owner_state(facts: Facts, queue: Queue) -> str:
     if queue.owner_started_at is not None:
-        where = f"on {queue.owner_agent}" if queue.owner_agent else "by hand"
-        return f"runs {where} since {_at(queue.owner_started_at)}"
+        return f"runs {_where(queue.owner_agent)} since {_at(queue.owner_started_at)}"
     if queue.owner_due_at is None:
         return "is nowhere to be found"
     if queue.owner_due_at > facts.now:
@@ -197,13 +196,16 @@ def _owner_state(facts: Facts, queue: Queue) -> str:
 
 
 def _running(facts: Facts, started_at: datetime) -> Why:
-    where = f"on {facts.agent}" if facts.agent else "by hand"
-    message = f"running {where} since {_at(started_at)}, attempt {facts.attempt}"
+    message = f"running {_where(facts.agent)} since {_at(started_at)}, attempt {facts.attempt}"
     agent = AgentId(facts.agent) if facts.agent else None
     if facts.cancel_requested_at is None:
         return _why(facts, WhyReason.RUNNING, message, started_at, agent=agent)
     message += f"; asked to stop at {_at(facts.cancel_requested_at)}"
     return _why(facts, WhyReason.CANCELING, message, started_at, agent=agent)
+
+
+def _where(agent: str | None) -> str:
+    return f"on {agent}" if agent else "by hand"
 
 
 def _lacks(facts: Facts, worker: Worker) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
@@ -35,6 +35,9 @@ from solti_store.sql.events import CHANGED, event
 from solti_store.sql.slots import is_waited_for
 from solti_store.sql.tables import LATEST, agents, routes, task_events, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
 
 __all__ = [
     "CLOSE",
@@ -75,13 +78,18 @@ _route = (
     .table_valued(column("id", Uuid), column("since", Instant), name="mine")
     .render_derived()
 )
-_oldest = (
-    select(task_status.c.due_at)
-    .where(task_status.c.route == _route.c.id, *_due, task_status.c.due_at >= _route.c.since)
-    .order_by(task_status.c.due_at, task_status.c.seq)
-    .limit(_limit)
-    .lateral("oldest")
-)
+
+
+def _due_in(route: ColumnElement[Any], since: ColumnElement[Any]) -> Select[Any]:
+    """What is due in a route, from some due time on, the longest due first."""
+    return (
+        select(task_status.c.seq, task_status.c.due_at)
+        .where(task_status.c.route == route, *_due, task_status.c.due_at >= since)
+        .order_by(task_status.c.due_at, task_status.c.seq)
+    )
+
+
+_oldest = _due_in(_route.c.id, _route.c.since).limit(_limit).lateral("oldest")
 # The oldest of each route, merged: how many of the batch come from where. Looked at before anything is locked, for a
 # lock on `limit` rows of every route would keep from other workers what this one then leaves behind.
 _merged = (
@@ -96,14 +104,7 @@ _share = (
     .group_by(_merged.c.route, _merged.c.since)
     .cte("share")
 )
-_free = (
-    select(task_status.c.seq, task_status.c.due_at)
-    .where(task_status.c.route == _share.c.route, *_due, task_status.c.due_at >= _share.c.since)
-    .order_by(task_status.c.due_at, task_status.c.seq)
-    .limit(_share.c.share)
-    .with_for_update(skip_locked=True)
-    .lateral("free")
-)
+_free = _due_in(_share.c.route, _share.c.since).limit(_share.c.share).with_for_update(skip_locked=True).lateral("free")
 
 _agent_is_open = select(_holder.c.seq).where(_holder.c.state == "active").exists()
 
@@ -118,14 +119,8 @@ PICK = Prepared(
 )
 
 _unlocked = (
-    select(task_status.c.seq, task_status.c.due_at)
-    .where(
-        task_status.c.route == _route.c.id,
-        *_due,
-        task_status.c.due_at >= _route.c.since,
-        task_status.c.seq != func.all(array_param("picked", "bigint")),
-    )
-    .order_by(task_status.c.due_at, task_status.c.seq)
+    _due_in(_route.c.id, _route.c.since)
+    .where(task_status.c.seq != func.all(array_param("picked", "bigint")))
     .limit(_limit)
     .with_for_update(skip_locked=True)
     .lateral("unlocked")
@@ -140,13 +135,7 @@ PICK_REST = Prepared(
     .limit(_limit)
 )
 
-_first = (
-    select(task_status.c.seq)
-    .where(task_status.c.route == _route.c.id, *_due, task_status.c.due_at >= _route.c.since)
-    .order_by(task_status.c.due_at, task_status.c.seq)
-    .limit(1)
-    .lateral("first")
-)
+_first = _due_in(_route.c.id, _route.c.since).limit(1).lateral("first")
 
 #: Whether a claim could find anything, without its lock on the agent: that lock makes of every empty claim a
 #: transaction that writes, with a WAL flush of its own.

@@ -31,7 +31,7 @@ from solti_store.sql.tables import LATEST, OWNER, routes, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param, json_param
 
 if TYPE_CHECKING:
-    from sqlalchemy import CTE, FromClause, Select
+    from sqlalchemy import CTE, FromClause, Select, TableValuedAlias
 
 __all__ = [
     "CANCEL",
@@ -157,9 +157,14 @@ _given_arrays = (
 )
 _given_columns = (column("id", Text), column("spec_text", Text), column("route", Uuid), column("slot", Text))
 _given = func.unnest(*_given_arrays).table_valued(*_given_columns, with_ordinality="ord", name="given").render_derived()
-_many = select(
-    _given.c.id, cast(_given.c.spec_text, tasks.c.spec.type).label("spec"), _given.c.route, _given.c.slot, _given.c.ord
-).cte("input")
+
+
+def _batch(given: TableValuedAlias) -> CTE:
+    """The rows of a batch, with the spec as JSON."""
+    others = [one for one in given.c if one.name != "spec_text"]
+    return select(cast(given.c.spec_text, tasks.c.spec.type).label("spec"), *others).cte("input")
+
+
 _given_routes = (
     func.unnest(array_param("routes", "uuid"), array_param("kinds", "text"), array_param("selectors", "text"))
     .table_valued(column("id", Uuid), column("kind", Text), column("selector", Text), name="given_route")
@@ -181,7 +186,7 @@ _new_routes = (
 #: Creates a batch, each task as its slot's owner, leaving out those whose id or slot is taken; a row for each task
 #: created. Binary arrays in one statement run at 0.8 of COPY into the same tables (20,000 rows: 39 k/s against 45 k/s)
 #: and need no staging table.
-INSERT_MANY = Prepared(_insert(_many, _new_routes, decided=False))
+INSERT_MANY = Prepared(_insert(_batch(_given), _new_routes, decided=False))
 
 _judged = (
     func.unnest(*_given_arrays, array_param("queued", "boolean"), array_param("queue_keys", "bigint"))
@@ -208,15 +213,7 @@ _joined = (
 #: that wait for it, behind all others or at `queue_keys`. Leaves out those whose id is taken.
 INSERT_JUDGED = Prepared(
     _insert(
-        select(
-            _judged.c.id,
-            cast(_judged.c.spec_text, tasks.c.spec.type).label("spec"),
-            _judged.c.route,
-            _judged.c.slot,
-            _judged.c.queued,
-            _judged.c.queue_key,
-            _judged.c.ord,
-        ).cte("input"),
+        _batch(_judged),
         _new_routes,
         decided=True,
     ).add_cte(_joined)

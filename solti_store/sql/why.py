@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Text, and_, bindparam, cast, func, literal_column, or_, select, tuple_
+from typing import TYPE_CHECKING
+
+from sqlalchemy import BigInteger, Text, and_, bindparam, cast, func, literal_column, select, tuple_
 
 from solti_store.sql.driver import Prepared
-from solti_store.sql.tables import agents, routes, task_runs, task_status, tasks
+from solti_store.sql.tables import OWNER, agents, routes, task_runs, task_status, tasks
 from solti_store.sql.types import NOW
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, FromClause
 
 __all__ = ["SELECT_FACTS"]
 
 _most_ahead = literal_column("1000", BigInteger)
 _most_workers = literal_column("100", BigInteger)
+
+
+def _is_open(run: FromClause, status: FromClause) -> ColumnElement[bool]:
+    """Whether this is the run of the attempt that goes on."""
+    return and_(run.c.seq == status.c.seq, run.c.attempt == status.c.attempt, run.c.finished_at.is_(None))
+
 
 _other = task_status.alias("other")
 _before = (
@@ -43,17 +54,9 @@ _owners = (
         _owner_run.c.agent_id,
     )
     .select_from(
-        _owner.join(_owner_task, _owner_task.c.seq == _owner.c.seq).outerjoin(
-            _owner_run,
-            and_(
-                _owner_run.c.seq == _owner.c.seq,
-                _owner_run.c.attempt == _owner.c.attempt,
-                _owner_run.c.finished_at.is_(None),
-            ),
-        )
+        _owner.join(_owner_task, _owner_task.c.seq == _owner.c.seq).outerjoin(_owner_run, _is_open(_owner_run, _owner))
     )
-    # As the index of owners has it.
-    .where(_owner.c.slot == task_status.c.slot, or_(_owner.c.due_at.is_not(None), _owner.c.deadline.is_not(None)))
+    .where(_owner.c.slot == task_status.c.slot, OWNER)
     .correlate(task_status)
     .lateral("slot_owner")
 )
@@ -95,14 +98,7 @@ SELECT_FACTS = Prepared(
     .select_from(
         tasks.join(task_status, task_status.c.seq == tasks.c.seq)
         .outerjoin(routes, routes.c.id == task_status.c.route)
-        .outerjoin(
-            task_runs,
-            and_(
-                task_runs.c.seq == task_status.c.seq,
-                task_runs.c.attempt == task_status.c.attempt,
-                task_runs.c.finished_at.is_(None),
-            ),
-        )
+        .outerjoin(task_runs, _is_open(task_runs, task_status))
         .outerjoin(_owners, task_status.c.queue_key.is_not(None))
     )
     .where(tasks.c.id == bindparam("task_id", type_=Text()))

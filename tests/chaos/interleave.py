@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from support import lock_waits
+
 from solti_store.sql.driver import Prepared
 
 if TYPE_CHECKING:
@@ -32,11 +34,7 @@ class _Pause:
 
     def start(self, call: Callable[[], Any]) -> Any:
         self.thread = threading.get_ident()
-        try:
-            return call()
-        finally:
-            # The pool may have the same thread run the other operation.
-            self.thread = None
+        return call()
 
     def ran(self, statement: Prepared) -> None:
         if threading.get_ident() != self.thread or self.reached.done():
@@ -74,6 +72,7 @@ def interleave(
         Whether `first` came to that statement; if not, the two ran one after the other.
     """
     pause = _Pause(after)
+    # A pool each: one of two threads was seen to start no second thread while the first was held.
     with pause.watching(), ThreadPoolExecutor(1) as here, ThreadPoolExecutor(1) as there:
         one = here.submit(pause.start, first)
         try:
@@ -88,9 +87,5 @@ def interleave(
 
 
 def _settled(conn: psycopg.Connection[Any], call: Future[Any]) -> None:
-    while not call.done():
-        (waiting,) = conn.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        ).fetchone() or (0,)
-        if waiting:
-            return
+    while not call.done() and not lock_waits(conn):
+        pass

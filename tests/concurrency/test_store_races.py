@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, text
-from support import retrying, selecting, silence, spec
+from support import connect, lock_waits, retrying, selecting, silence, spec
 
 from solti_store import (
     AgentLost,
@@ -285,14 +285,9 @@ def test_every_version_step_has_one_event(database_url: str, shared: TaskStore) 
 
 def blocked(url: str, count: int = 1) -> None:
     """Return once `count` backends of this database wait for a lock."""
-    waiting = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        while (connection.scalar(waiting) or 0) < count:
+    with connect(url) as conn:
+        while lock_waits(conn) < count:
             pass
-    engine.dispose()
 
 
 def test_an_attempt_that_waited_for_a_replace_starts_with_the_new_spec(database_url: str, shared: TaskStore) -> None:

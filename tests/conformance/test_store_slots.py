@@ -6,6 +6,7 @@ import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from sqlalchemy import create_engine
 from support import connect, queued, retrying, silence, spec
@@ -30,9 +31,7 @@ from solti_store.model import Slot
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import psycopg
-
-    from solti_store import Claim, Task
+    from solti_store import Claim
 
 NONE = timedelta(0)
 
@@ -425,13 +424,8 @@ def test_queued_tasks_are_listed_as_pending(store: TaskStore) -> None:
 def test_no_more_than_one_owner_whatever_somebody_writes_by_hand(
     store: TaskStore, database: psycopg.Connection[Any]
 ) -> None:
-    import psycopg  # noqa: PLC0415
-
-    def task(name: str) -> Task:
-        return store.get(name)
-
     store.create_many([("a", spec("s")), ("b", queued("s"))])
-    before = task("a"), task("b")
+    before = store.get("a"), store.get("b")
     for statement in (
         "UPDATE solti.task_status SET due_at = now(), queue_key = NULL",
         "UPDATE solti.task_status SET due_at = NULL, queue_key = 1",
@@ -440,7 +434,7 @@ def test_no_more_than_one_owner_whatever_somebody_writes_by_hand(
     ):
         with pytest.raises(psycopg.errors.IntegrityError):
             database.execute(statement.encode())
-    assert (task("a"), task("b")) == before
+    assert (store.get("a"), store.get("b")) == before
 
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])

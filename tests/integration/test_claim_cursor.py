@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import create_engine
 from support import connect, spec
 
 from solti_store import Agent, AgentLost, Invalid, Outcome, TaskStore
@@ -48,8 +49,6 @@ def test_what_comes_to_lie_before_the_cursor_is_found_by_the_next_look_at_all(da
 
 
 def test_a_claim_that_was_rolled_back_is_made_again(database_url: str) -> None:
-    from sqlalchemy import create_engine  # noqa: PLC0415
-
     engine = create_engine(database_url)
     with TaskStore.open(database_url) as store, connect(database_url) as database:
         agent = store.register("w")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sys
 import threading
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ from solti_store.worker import (
 from solti_store.worker.reporting import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from solti_store.worker import Runner
 
 BRIEFLY = timedelta(milliseconds=10)
@@ -252,20 +255,27 @@ class Watched:
         return sum(task.phase is TaskPhase.RUNNING for task in tasks) == count
 
 
+@asynccontextmanager
+async def four_claimed(url: str, go: Path, *, tasks: int) -> AsyncIterator[tuple[Watched, asyncio.Task[WorkerReport]]]:
+    """A worker that has claimed four of so many tasks, one to run and three that wait for it, until `go` is there."""
+    async with await AsyncTaskStore.open(url) as store:
+        for number in range(tasks):
+            await create(store, f"t{number}", shell('wait_for "$1"', go))
+        watched = Watched(store)
+        async with working(watched.worker) as work:
+            await eventually(lambda: watched.has_claimed(4))
+            yield watched, work
+
+
 def test_what_waits_is_claimed_and_begins_in_its_turn(database_url: str, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with await AsyncTaskStore.open(database_url) as store:
-            for number in range(6):
-                await create(store, f"t{number}", shell('wait_for "$1"', tmp_path / "go"))
-            watched = Watched(store)
-            async with working(watched.worker) as work:
-                await eventually(lambda: watched.has_claimed(4))
-                assert watched.begun == ["t0"]
-                (tmp_path / "go").touch()
-                await eventually(lambda: len(watched.begun) == 6)
-                # Drain is to end what was claimed, whether it has begun or not.
-                watched.worker.drain()
-                assert await work == WorkerReport(succeeded=6)
+        async with four_claimed(database_url, tmp_path / "go", tasks=6) as (watched, work):
+            assert watched.begun == ["t0"]
+            (tmp_path / "go").touch()
+            await eventually(lambda: len(watched.begun) == 6)
+            # Drain is to end what was claimed, whether it has begun or not.
+            watched.worker.drain()
+            assert await work == WorkerReport(succeeded=6)
             assert watched.begun == [f"t{number}" for number in range(6)]
 
     asyncio.run(scenario())
@@ -273,15 +283,10 @@ def test_what_waits_is_claimed_and_begins_in_its_turn(database_url: str, tmp_pat
 
 def test_a_drained_worker_runs_what_waits_and_claims_no_more(database_url: str, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with await AsyncTaskStore.open(database_url) as store:
-            for number in range(6):
-                await create(store, f"t{number}", shell('wait_for "$1"', tmp_path / "go"))
-            watched = Watched(store)
-            async with working(watched.worker) as work:
-                await eventually(lambda: watched.has_claimed(4))
-                watched.worker.drain()
-                (tmp_path / "go").touch()
-                assert await work == WorkerReport(succeeded=4)
+        async with four_claimed(database_url, tmp_path / "go", tasks=6) as (watched, work):
+            watched.worker.drain()
+            (tmp_path / "go").touch()
+            assert await work == WorkerReport(succeeded=4)
             assert watched.begun == ["t0", "t1", "t2", "t3"]
 
     asyncio.run(scenario())
@@ -289,16 +294,11 @@ def test_a_drained_worker_runs_what_waits_and_claims_no_more(database_url: str, 
 
 def test_a_stopped_worker_does_not_begin_what_waits(database_url: str, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with await AsyncTaskStore.open(database_url) as store:
-            for number in range(4):
-                await create(store, f"t{number}", shell('wait_for "$1"', tmp_path / "never"))
-            watched = Watched(store)
-            async with working(watched.worker) as work:
-                await eventually(lambda: watched.has_claimed(4))
-                watched.worker.stop()
-                assert await work == WorkerReport(failed=4)
+        async with four_claimed(database_url, tmp_path / "never", tasks=4) as (watched, work):
+            watched.worker.stop()
+            assert await work == WorkerReport(failed=4)
             assert watched.begun == ["t0"]
-            assert [run.error for run in await store.runs("t3")] == ["worker stopped"]
+            assert [run.error for run in await watched.store.runs("t3")] == ["worker stopped"]
 
     asyncio.run(scenario())
 

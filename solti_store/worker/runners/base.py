@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from asyncio import FIRST_COMPLETED
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from solti_store.errors import SoltiStoreError
+from solti_store.model import Container, Subprocess, Wasm
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from solti_store.ops.rows import Claim
     from solti_store.rules.outcome import Outcome
 
-__all__ = ["DEFAULT_OUTPUT_TAIL", "Control", "Runner", "RunnerUnavailable", "Terms", "timer", "until_over"]
+__all__ = ["DEFAULT_OUTPUT_TAIL", "Control", "Runner", "RunnerUnavailable", "Terms", "kind_of", "timer", "until_over"]
+
+K = TypeVar("K", Subprocess, Container, Wasm)
 
 DEFAULT_OUTPUT_TAIL = 4096
 
@@ -100,6 +103,14 @@ class Runner(Protocol):
             How it ended.
         """
         ...
+
+
+def kind_of(claim: Claim, kind: type[K]) -> K:
+    """What the claim's spec says to run; the worker gives a runner no other kind than its own."""
+    found = claim.spec.kind
+    if not isinstance(found, kind):
+        raise TypeError(f"a task of the kind {found.name}")
+    return found
 
 
 def timer(seconds: float) -> float | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from solti_store.model import Container, merge_env
 from solti_store.rules.outcome import Outcome
 from solti_store.worker.process import Process
-from solti_store.worker.runners.base import RunnerUnavailable, until_over
+from solti_store.worker.runners.base import RunnerUnavailable, kind_of, until_over
 from solti_store.worker.runners.subprocess import cannot_start, natural_end, with_output
 from solti_store.worker.runners.text import last_line
 
@@ -142,17 +142,15 @@ class ContainerRunner:
 
     async def run(self, claim: Claim, control: Control, terms: Terms) -> Outcome:
         """Run a container to its end; see `Runner.run`."""
-        kind = claim.spec.kind
-        if not isinstance(kind, Container):
-            raise TypeError(f"a task of the kind {kind.name}")
+        spec = kind_of(claim, Container).spec
         # Neither another attempt's nor that of another database's task, for which `seq` alone does not vouch.
         name = f"solti-{claim.seq}-{claim.attempt}-{secrets.token_hex(4)}"
         try:
             call = invocation(
                 self._engine,
-                kind.spec,
+                spec,
                 name=name,
-                variables=merge_env(kind.spec.env, terms.env),
+                variables=merge_env(spec.env, terms.env),
                 options=self._options,
                 own=os.environ,
             )

@@ -11,7 +11,7 @@ from solti_store.model import Subprocess
 from solti_store.rules.outcome import Outcome
 from solti_store.worker.commandline import arguments, environment
 from solti_store.worker.process import Process
-from solti_store.worker.runners.base import until_over
+from solti_store.worker.runners.base import kind_of, until_over
 from solti_store.worker.runners.text import MAX_ERROR_CHARS, clean, last_line, tail_text
 
 if TYPE_CHECKING:
@@ -29,10 +29,7 @@ class SubprocessRunner:
 
     async def run(self, claim: Claim, control: Control, terms: Terms) -> Outcome:
         """Run a process to its end; see `Runner.run`."""
-        kind = claim.spec.kind
-        if not isinstance(kind, Subprocess):
-            raise TypeError(f"a task of the kind {kind.name}")
-        spec = kind.spec
+        spec = kind_of(claim, Subprocess).spec
         timed_out = Outcome.timed_out(claim.spec.timeout)
         try:
             with arguments(spec.mode) as argv:

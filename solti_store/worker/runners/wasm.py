@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from solti_store.model import Wasm, merge_env
 from solti_store.rules.outcome import Outcome
 from solti_store.worker.process import Process
-from solti_store.worker.runners.base import RunnerUnavailable
+from solti_store.worker.runners.base import RunnerUnavailable, kind_of
 from solti_store.worker.runners.subprocess import cannot_start, natural_end, supervise, with_output
 from solti_store.worker.runners.text import MAX_ERROR_CHARS, clean
 
@@ -53,14 +53,12 @@ class WasmRunner:
 
     async def run(self, claim: Claim, control: Control, terms: Terms) -> Outcome:
         """Run a module to its end; see `Runner.run`."""
-        kind = claim.spec.kind
-        if not isinstance(kind, Wasm):
-            raise TypeError(f"a task of the kind {kind.name}")
+        spec = kind_of(claim, Wasm).spec
         try:
             # What to run goes in, and how it ended comes out, by this file: arguments can be read by everybody on the
             # machine, and variables of a task must not reach the interpreter, which heeds PYTHONPATH and LD_PRELOAD.
             with tempfile.TemporaryFile() as letter:
-                letter.write(json.dumps(_asked(kind.spec, terms)).encode())
+                letter.write(json.dumps(_asked(spec, terms)).encode())
                 letter.seek(0)
                 # -P: beside the child lie modules named like those of the standard library.
                 argv = [sys.executable, "-P", str(_CHILD)]
