@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
-from solti_store.ops import agents, arguments, attempts, label_index, listing, schema, tasks
+from solti_store.ops import agents, arguments, attempts, label_index, listing, rows, schema, tasks
 from solti_store.ops import retention as retaining
 from solti_store.ops import why as explaining
 from solti_store.retry import Effect, RetryPolicy
@@ -161,11 +161,13 @@ class TaskStore:
             SlotBusy: The slot has an owner, and the policy is `dropIfRunning`.
             SlotQueueFull: The policy is `queue`, and as many as may wait already.
         """
-        task = self._run(tasks.create, ONCE, task_id, spec)
+        task = self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
         return task if task is not None else self.create_many([(task_id, spec)])[0]
 
     def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """Create all of these tasks, in this order, or none.
+
+        What they are then: one that a later one of the batch replaces is canceled already.
 
         Raises:
             AlreadyExists: One of the ids is taken; the error names the first.
@@ -279,8 +281,9 @@ class TaskStore:
 
         Raises:
             NotFound: There is no task of this id.
+            Invalid: The id is none; or the task is canceled, and cannot be shown, for somebody wrote its spec by hand.
         """
-        return self._run(tasks.cancel, BATCH_ONCE, task_id)
+        return rows.task(self._run(tasks.cancel, BATCH_ONCE, task_id))
 
     def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """Delete a task with its runs, whatever its phase. If it owned its slot, the next one is admitted.
@@ -510,7 +513,7 @@ class AsyncTaskStore:
 
     async def create(self, task_id: str, spec: TaskSpec) -> Task:
         """As `TaskStore.create`."""
-        task = await self._run(tasks.create, ONCE, task_id, spec)
+        task = await self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
         return task if task is not None else (await self.create_many([(task_id, spec)]))[0]
 
     async def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
@@ -566,7 +569,7 @@ class AsyncTaskStore:
 
     async def cancel(self, task_id: str) -> Task:
         """As `TaskStore.cancel`."""
-        return await self._run(tasks.cancel, BATCH_ONCE, task_id)
+        return rows.task(await self._run(tasks.cancel, BATCH_ONCE, task_id))
 
     async def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """As `TaskStore.delete`."""

@@ -33,10 +33,13 @@ _PIECE_ROWS = 20_000
 _PIECE_BYTES = 32 * 1024 * 1024
 
 
-def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | None = None) -> Task | None:
-    """Create one task as the owner of its slot, due at once; None, and nothing, when the slot has an owner already."""
+def create(
+    conn: Connection, task_id: str, spec: TaskSpec, *, max_slot_queue: int, now: datetime | None = None
+) -> Task | None:
+    """Create one task as the owner of its slot, due at once; None, and nothing, when it has to wait or to replace."""
     checked = TaskId(task_id)
     route = route_of(spec)
+    text = spec.to_json()
     try:
         # A savepoint costs two round trips; a statement that is its own transaction needs none.
         with nullcontext() if is_autocommit(conn) else conn.begin_nested():
@@ -44,7 +47,7 @@ def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | No
                 conn,
                 {
                     "task_id": str(checked),
-                    "task_spec": spec.to_json(),
+                    "task_spec": text,
                     "route_id": route.id,
                     "task_kind": route.kind,
                     "route_selector": route.selector,
@@ -58,7 +61,7 @@ def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | No
         raise
     if row is not None:
         return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
-    _refuse_taken(conn, [checked])
+    _refuse(conn, [(checked, spec, text)], max_slot_queue)
     return None
 
 
@@ -69,15 +72,27 @@ def create_many(
     given = [(TaskId(task_id), spec) for task_id, spec in tasks]
     _refuse_repeats(given)
     created_at: list[Timestamp] = []
+    changed: list[Row] = []
     # A savepoint, so that in a caller's transaction a refused batch leaves nothing behind either.
     with conn.begin_nested():
         for piece in _pieces(given):
-            found = _as_owners(conn, piece, now) or _by_their_slots(conn, piece, max_slot_queue, now)
-            created_at += [Timestamp.from_datetime(found[0].created_at)] * len(piece)
-    return rows.NewTasks(given, created_at)
+            created_at += _as_owners(conn, piece, now) or _by_their_slots(conn, piece, max_slot_queue, now)
+        if _may_replace_its_own(given):
+            changed = sql.SELECT_CHANGED.all(conn, {"ids": [str(task_id) for task_id, _ in given]})
+    return rows.NewTasks(given, created_at, {row.id: rows.task(row) for row in changed})
 
 
-def _as_owners(conn: Connection, piece: list[slots.Newcomer], now: datetime | None) -> list[Row] | None:
+def _may_replace_its_own(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> bool:
+    """Whether a task may have replaced another of its batch, which then is not as it was created."""
+    seen: set[str] = set()
+    for _, spec in tasks:
+        if spec.slot in seen and spec.admission is spec.admission.REPLACE:
+            return True
+        seen.add(spec.slot)
+    return False
+
+
+def _as_owners(conn: Connection, piece: list[slots.Newcomer], now: datetime | None) -> list[Timestamp] | None:
     """Create a piece as owners of as many slots; None, and nothing, when a slot or an id is taken."""
     if len({spec.slot for _, spec, _ in piece}) < len(piece):
         return None
@@ -85,7 +100,7 @@ def _as_owners(conn: Connection, piece: list[slots.Newcomer], now: datetime | No
         with conn.begin_nested() as savepoint:
             found = sql.INSERT_MANY.all(conn, _parameters(piece, now))
             if len(found) == len(piece):
-                return found
+                return _when_created(found)
             savepoint.rollback()
     except DBAPIError as error:
         if not is_owner_conflict(error):
@@ -93,13 +108,21 @@ def _as_owners(conn: Connection, piece: list[slots.Newcomer], now: datetime | No
     return None
 
 
-def _by_their_slots(conn: Connection, piece: list[slots.Newcomer], max_waiting: int, now: datetime | None) -> list[Row]:
+def _by_their_slots(
+    conn: Connection, piece: list[slots.Newcomer], max_waiting: int, now: datetime | None
+) -> list[Timestamp]:
     """Create a piece with regard to who owns the slots, and who waits for them."""
-    _refuse_taken(conn, [task_id for task_id, _, _ in piece])
     while True:
+        _refuse(conn, piece, max_waiting)
         try:
             with conn.begin_nested():
-                return [row for newcomers in slots.rounds(piece) for row in _enter(conn, newcomers, max_waiting, now)]
+                # All owners before the first round: in one order, as everybody who locks several.
+                found = slots.lock(conn, piece, max_waiting=max_waiting)
+                return [
+                    when
+                    for newcomers in slots.rounds(piece)
+                    for when in _enter(conn, newcomers, found, max_waiting, now)
+                ]
         except DBAPIError as error:
             if not is_owner_conflict(error):
                 raise
@@ -107,23 +130,36 @@ def _by_their_slots(conn: Connection, piece: list[slots.Newcomer], max_waiting: 
             slots.look_again(conn)
 
 
-def _enter(conn: Connection, newcomers: list[slots.Newcomer], max_waiting: int, now: datetime | None) -> list[Row]:
-    names = list({str(spec.slot): None for _, spec, _ in newcomers})
-    found = slots.look(conn, names, max_waiting=max_waiting)
+def _enter(
+    conn: Connection,
+    newcomers: list[slots.Newcomer],
+    found: dict[str, slots.Slot],
+    max_waiting: int,
+    now: datetime | None,
+) -> list[Timestamp]:
     places = slots.places(conn, newcomers, found, max_waiting=max_waiting, now=now)
+    joined = {found[spec.slot].seq for _, spec, _ in newcomers} - {None}
     entered = sql.INSERT_JUDGED.all(
         conn,
         _parameters(newcomers, now)
         | {
             "queued": [place.queued for place in places],
             "queue_keys": [place.key for place in places],
-            "joined": [slot.seq for slot in found.values() if slot.seq is not None],
+            "joined": list(joined),
         },
     )
-    if len(entered) < len(newcomers):
-        made = {row.id for row in entered}
-        raise AlreadyExists(next(task_id for task_id, _, _ in newcomers if task_id not in made))
-    return entered
+    made = {row.id: row.seq for row in entered}
+    for task_id, spec, _ in newcomers:
+        if task_id not in made:
+            raise AlreadyExists(task_id)
+        if found[spec.slot].owner == task_id:
+            found[spec.slot].seq = made[task_id]
+    return _when_created(entered)
+
+
+def _when_created(statement: list[Row]) -> list[Timestamp]:
+    # All that one statement creates has one time.
+    return [Timestamp.from_datetime(statement[0].created_at)] * len(statement)
 
 
 def _parameters(piece: list[slots.Newcomer], now: datetime | None) -> dict[str, Any]:
@@ -139,6 +175,12 @@ def _parameters(piece: list[slots.Newcomer], now: datetime | None) -> dict[str, 
         "selectors": [route.selector for route in routes],
         "now": now,
     }
+
+
+def _refuse(conn: Connection, newcomers: Sequence[slots.Newcomer], max_waiting: int) -> None:
+    """Refuse what would be refused as things stand, without a lock: because of its id, and only then of its slot."""
+    _refuse_taken(conn, [task_id for task_id, _, _ in newcomers])
+    slots.judge(conn, newcomers, max_waiting=max_waiting)
 
 
 def _refuse_taken(conn: Connection, ids: Sequence[TaskId]) -> None:
@@ -170,11 +212,14 @@ def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[slots.New
 
 def get(conn: Connection, task_id: str) -> Task:
     """Read one task."""
-    checked = TaskId(task_id)
-    row = sql.SELECT.one_or_none(conn, {"task_id": str(checked)})
+    return rows.task(_row(conn, TaskId(task_id)))
+
+
+def _row(conn: Connection, task_id: TaskId) -> Row:
+    row = sql.SELECT.one_or_none(conn, {"task_id": str(task_id)})
     if row is None:
-        raise NotFound(checked)
-    return rows.task(row)
+        raise NotFound(task_id)
+    return row
 
 
 def replace(
@@ -221,8 +266,12 @@ def _is_as_expected(current: Task, expected: int | Task) -> bool:
     )
 
 
-def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Task:
-    """Cancel a task that is not running, ask for it if it is; of a final task, nothing."""
+def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Row:
+    """Cancel a task that is not running, ask for it if it is; of a final task, nothing.
+
+    The row, which only `rows.task` may refuse: a task whose spec cannot be read has to leave its slot all the same, and
+    so must not be read before the commit.
+    """
     checked = TaskId(task_id)
     locked = act(conn, sql.LOCK_BY_ID, {"task_id": str(checked)})
     if locked is None:
@@ -230,7 +279,7 @@ def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Ta
     canceled = slots.cancel(conn, [(locked.seq, None)], now=now)
     if locked.owns and any(row.phase == "canceled" for row in canceled):
         slots.admit(conn, [locked.slot], now=now)
-    return get(conn, checked)
+    return _row(conn, checked)
 
 
 def delete(conn: Connection, task_id: str, *, expected: int | Task | None = None, now: datetime | None = None) -> bool:

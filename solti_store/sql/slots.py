@@ -18,7 +18,7 @@ from solti_store.sql.types import array_param
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
-__all__ = ["ADMIT", "LOCK_HEADS", "LOCK_OWNERS", "SELECT_ISOLATION", "SELECT_SLOTS", "is_waited_for"]
+__all__ = ["ADMIT", "LOCK_HEADS", "LOCK_OWNERS", "SELECT_ISOLATION", "SELECT_OWNER", "SELECT_SLOTS", "is_waited_for"]
 
 _slots = array_param("slots", "text")
 _slot = func.unnest(_slots).table_valued(column("slot", Text), name="asked").render_derived()
@@ -47,11 +47,25 @@ _place = (
 )
 _waiting = select(func.count().label("waiting")).select_from(_place).lateral("line")
 
-#: For each of `slots` its owner, all NULL if it has none, and how many wait for it, counted up to `limit`. A statement
-#: of its own after the owners were locked: one that waits for a lock has the queue from before the wait.
+#: For each of `slots` its owner, all NULL if it has none, and how many wait for it, counted up to `limit`. Locks
+#: nothing. Where the owners have to be locked, a statement of its own: one that waits for a lock has the queue from
+#: before the wait.
 SELECT_SLOTS = Prepared(
     select(_slot.c.slot, _owner.c.seq, _owner.c.phase, _owner.c.id, _waiting.c.waiting).select_from(
         _slot.outerjoin(_owner, true()).join(_waiting, true())
+    )
+)
+
+_of = tasks.alias("of")
+
+#: The `slot` of the task `task_id`, and who owns it; no row when nobody does. Locks nothing.
+SELECT_OWNER = Prepared(
+    select(task_status.c.slot, tasks.c.id.label("owner"))
+    .join(tasks, tasks.c.seq == task_status.c.seq)
+    .where(
+        task_status.c.slot
+        == select(_of.c.slot).where(_of.c.id == bindparam("task_id", type_=Text())).scalar_subquery(),
+        OWNER,
     )
 )
 

@@ -31,6 +31,8 @@ from solti_store.sql.tables import LATEST, OWNER, routes, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param, json_param
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import CTE, FromClause, Select, TableValuedAlias
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "LOCK_BY_ID",
     "REPLACE_SPEC",
     "SELECT",
+    "SELECT_CHANGED",
     "SELECT_TAKEN",
     "TASK_COLUMNS",
 ]
@@ -71,7 +74,7 @@ _ids = array_param("ids", "text")
 _owner = select(task_status.c.seq).where(OWNER).limit(1)
 
 
-def _insert(rows: FromClause, new_routes: CTE, *, decided: bool) -> Select[Any]:
+def _insert(rows: FromClause, new_routes: Callable[[CTE], CTE], *, decided: bool) -> Select[Any]:
     """Insert tasks from `rows` (`id`, `spec`, `route`, `slot`, `ord`): task, status and event in one statement.
 
     An id that exists is left out rather than raised: a unique violation would break the transaction, which
@@ -79,7 +82,7 @@ def _insert(rows: FromClause, new_routes: CTE, *, decided: bool) -> Select[Any]:
 
     Args:
         rows: The tasks.
-        new_routes: Interns their routes.
+        new_routes: Interns their routes, if there is any of the tasks made.
         decided: Whether `rows` also has `queued` and `queue_key`, or each task is to own its slot. Then those whose
             slot has an owner are left out too, as far as the statement's snapshot shows: who was a moment quicker
             makes it fail on the index of owners.
@@ -109,7 +112,11 @@ def _insert(rows: FromClause, new_routes: CTE, *, decided: bool) -> Select[Any]:
                 new_task.c.slot,
                 case((queued, func.coalesce(rows.c.queue_key, new_task.c.seq))) if decided else null(),
                 rows.c.route,
-            ).select_from(new_task.join(rows, rows.c.id == new_task.c.id)),
+            )
+            .select_from(new_task.join(rows, rows.c.id == new_task.c.id))
+            # One order for everybody: two batches that bring owners into the same free slots never deadlock on the
+            # index of owners.
+            .order_by(new_task.c.slot),
         )
         .cte("new_status")
     )
@@ -122,21 +129,24 @@ def _insert(rows: FromClause, new_routes: CTE, *, decided: bool) -> Select[Any]:
         literal(0).label("attempt"),
     ).cte("created")
     return select(new_task.c.seq, new_task.c.id, new_task.c.created_at).add_cte(
-        new_routes, new_status, event(created, "created")
+        new_routes(new_task), new_status, event(created, "created")
     )
 
 
-#: Interns the task's route. No look-up is needed for its id, which is a digest of the other two columns.
-_new_route = (
-    insert(routes)
-    .values(
-        id=bindparam("route_id", type_=Uuid()),
-        kind=bindparam("task_kind", type_=Text()),
-        selector=json_param("route_selector"),
+def _new_route(written: CTE) -> CTE:
+    """Interns the task's route, if it was written: of what was refused, workers would judge the route for nothing.
+
+    No look-up is needed for its id, which is a digest of the other two columns.
+    """
+    route = select(
+        bindparam("route_id", type_=Uuid()), bindparam("task_kind", type_=Text()), json_param("route_selector")
     )
-    .on_conflict_do_nothing()
-    .cte("new_route")
-)
+    return _interned(route.where(select(written.c.seq).exists()))
+
+
+def _interned(given: Select[Any]) -> CTE:
+    return insert(routes).from_select(["id", "kind", "selector"], given).on_conflict_do_nothing().cte("new_routes")
+
 
 _one = select(
     _id.label("id"),
@@ -171,17 +181,15 @@ _given_routes = (
     .render_derived()
 )
 
-_new_routes = (
-    insert(routes)
-    .from_select(
-        ["id", "kind", "selector"],
+
+def _new_routes(_written: CTE) -> CTE:
+    """Interns the routes of a batch, which is taken back if it is not written whole."""
+    return _interned(
         select(_given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type))
         # One order for everybody: two batches that bring the same new routes never deadlock.
-        .order_by(_given_routes.c.id),
+        .order_by(_given_routes.c.id)
     )
-    .on_conflict_do_nothing()
-    .cte("new_routes")
-)
+
 
 #: Creates a batch, each task as its slot's owner, leaving out those whose id or slot is taken; a row for each task
 #: created. Binary arrays in one statement run at 0.8 of COPY into the same tables (20,000 rows: 39 k/s against 45 k/s)
@@ -217,6 +225,11 @@ INSERT_JUDGED = Prepared(
         _new_routes,
         decided=True,
     ).add_cte(_joined)
+)
+
+#: Those of `ids` that have changed since they were created.
+SELECT_CHANGED = Prepared(
+    select(*TASK_COLUMNS).select_from(_task).where(tasks.c.id == func.any(_ids), task_status.c.resource_version > 1)
 )
 
 #: Which of `ids` exist.
@@ -285,7 +298,7 @@ REPLACE_SPEC = Prepared(
     )
     .select_from(_changed.join(_respecified, _respecified.c.seq == _changed.c.seq))
     .add_cte(
-        _new_route,
+        _new_route(_changed),
         event(_changed, "specChanged"),
     )
 )
