@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from checking.reference import Span
 from sqlalchemy import Connection, text
 
-from solti_store.ops import agents, attempts, listing, retention, tasks
+from solti_store.ops import agents, attempts, listing, retention, rows, tasks
 
 if TYPE_CHECKING:
     from solti_store import TaskStore
@@ -108,7 +108,8 @@ class OpsDriver:
         if name == "create" and answer is None:
             # Only who becomes the owner at once is created alone.
             return self._run("create_many", [args])[0]
-        return answer
+        # Only who has committed reads it.
+        return rows.task(answer) if name == "cancel" else answer
 
     def _run(self, name: str, *args: Any, **kwargs: Any) -> Any:
         # Looked up each time: a mutant may have taken its place.

@@ -19,7 +19,6 @@ from sqlalchemy import create_engine
 
 from solti_store import Outcome
 from solti_store.sql import attempts as attempts_sql
-from solti_store.sql import slots as slots_sql
 from solti_store.sql import tasks as tasks_sql
 
 A, B = "s.queue.never.n.a", "s.queue.never.n.b"
@@ -47,7 +46,9 @@ def queue_while_finished(client: Client) -> None:
     """A task joins the queue while the owner ends."""
     client.create(A)
     (claim,) = client.claim(client.register())
-    interleave(client.conn, lambda: client.create(B), slots_sql.SELECT_SLOTS, lambda: client.finish([(claim, OK)]))
+    # Alone: taken ids, slots. In a batch: as owners, taken ids, slots, and again the slots, whose owners are locked.
+    looked_under_lock = 8
+    interleave(client.conn, lambda: client.create(B), looked_under_lock, lambda: client.finish([(claim, OK)]))
 
 
 def two_owners(client: Client) -> None:
