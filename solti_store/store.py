@@ -162,7 +162,9 @@ class TaskStore:
             SlotQueueFull: The policy is `queue`, and as many as may wait already.
         """
         task = self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
-        return task if task is not None else self.create_many([(task_id, spec)])[0]
+        if task is None:
+            task = self._run(tasks.enter, BATCH_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        return task
 
     def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """Create all of these tasks, in this order, or none.
@@ -514,7 +516,9 @@ class AsyncTaskStore:
     async def create(self, task_id: str, spec: TaskSpec) -> Task:
         """As `TaskStore.create`."""
         task = await self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
-        return task if task is not None else (await self.create_many([(task_id, spec)]))[0]
+        if task is None:
+            task = await self._run(tasks.enter, BATCH_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        return task
 
     async def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """As `TaskStore.create_many`."""

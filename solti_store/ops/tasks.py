@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from solti_store.model import Task, TaskRun, TaskSpec
     from solti_store.sql.driver import Prepared, Row
 
-__all__ = ["act", "cancel", "create", "create_many", "delete", "get", "replace", "runs"]
+__all__ = ["act", "cancel", "create", "create_many", "delete", "enter", "get", "replace", "runs"]
 
 # A batch goes out in pieces of at most so many rows and, roughly, bytes: the server holds a parameter whole.
 _PIECE_ROWS = 20_000
@@ -65,6 +65,13 @@ def create(
     return None
 
 
+def enter(conn: Connection, task_id: str, spec: TaskSpec, *, max_slot_queue: int, now: datetime | None = None) -> Task:
+    """Create one task that `create` did not: it waits for its slot, or replaces who owns it."""
+    checked = TaskId(task_id)
+    (created_at,) = _by_their_slots(conn, [(checked, spec, spec.to_json())], max_slot_queue, now)
+    return rows.new_task(checked, spec, created_at)
+
+
 def create_many(
     conn: Connection, tasks: Sequence[tuple[str, TaskSpec]], *, max_slot_queue: int, now: datetime | None = None
 ) -> Sequence[Task]:
@@ -76,7 +83,11 @@ def create_many(
     # A savepoint, so that in a caller's transaction a refused batch leaves nothing behind either.
     with conn.begin_nested():
         for piece in _pieces(given):
-            created_at += _as_owners(conn, piece, now) or _by_their_slots(conn, piece, max_slot_queue, now)
+            if owners := _as_owners(conn, piece, now):
+                created_at += owners
+            else:
+                _refuse(conn, piece, max_slot_queue)
+                created_at += _by_their_slots(conn, piece, max_slot_queue, now)
         if _may_replace_its_own(given):
             changed = sql.SELECT_CHANGED.all(conn, {"ids": [str(task_id) for task_id, _ in given]})
     return rows.NewTasks(given, created_at, {row.id: rows.task(row) for row in changed})
@@ -113,7 +124,6 @@ def _by_their_slots(
 ) -> list[Timestamp]:
     """Create a piece with regard to who owns the slots, and who waits for them."""
     while True:
-        _refuse(conn, piece, max_waiting)
         try:
             with conn.begin_nested():
                 # All owners before the first round: in one order, as everybody who locks several.
@@ -121,16 +131,17 @@ def _by_their_slots(
                 return [
                     when
                     for newcomers in slots.rounds(piece)
-                    for when in _enter(conn, newcomers, found, max_waiting, now)
+                    for when in _let_in(conn, newcomers, found, max_waiting, now)
                 ]
         except DBAPIError as error:
             if not is_owner_conflict(error):
                 raise
-            # A slot that was free has an owner now.
-            slots.look_again(conn)
+        # A slot that was free has an owner now.
+        slots.look_again(conn)
+        _refuse(conn, piece, max_waiting)
 
 
-def _enter(
+def _let_in(
     conn: Connection,
     newcomers: list[slots.Newcomer],
     found: dict[str, slots.Slot],

@@ -75,7 +75,7 @@ _owner = select(task_status.c.seq).where(OWNER).limit(1)
 
 
 def _insert(rows: FromClause, new_routes: Callable[[CTE], CTE], *, decided: bool) -> Select[Any]:
-    """Insert tasks from `rows` (`id`, `spec`, `route`, `slot`, `ord`): task, status and event in one statement.
+    """Insert tasks from `rows` (`id`, `spec`, `route`, `slot`; in a batch `ord`): task, status, event in one statement.
 
     An id that exists is left out rather than raised: a unique violation would break the transaction, which
     may be the caller's.
@@ -91,33 +91,32 @@ def _insert(rows: FromClause, new_routes: Callable[[CTE], CTE], *, decided: bool
     if not decided:
         # A subquery for each and not an anti-join, for which the planner may read all owners there are.
         given = given.where(_owner.where(task_status.c.slot == rows.c.slot).scalar_subquery().is_(None))
+    if "ord" in rows.c:
+        # In the order given, so that seq, the order of every list, follows it.
+        given = given.order_by(rows.c.ord)
     new_task = (
         insert(tasks)
-        # In the order given, so that seq, the order of every list, follows it.
-        .from_select(["id", "created_at", "spec"], given.order_by(rows.c.ord))
+        .from_select(["id", "created_at", "spec"], given)
         .on_conflict_do_nothing(index_elements=[tasks.c.id])
         .returning(tasks.c.seq, tasks.c.id, tasks.c.created_at, tasks.c.slot)
         .cte("new_task")
     )
     queued = rows.c.queued if decided else false()
+    status = select(
+        new_task.c.seq,
+        new_task.c.created_at,
+        literal("pending", Text),
+        case((~queued, new_task.c.created_at)),
+        new_task.c.slot,
+        case((queued, func.coalesce(rows.c.queue_key, new_task.c.seq))) if decided else null(),
+        rows.c.route,
+    ).select_from(new_task.join(rows, rows.c.id == new_task.c.id))
+    if "ord" in rows.c:
+        # One order for everybody: two batches that bring owners into the same free slots never deadlock on the index.
+        status = status.order_by(new_task.c.slot)
     new_status = (
         insert(task_status)
-        .from_select(
-            ["seq", "updated_at", "phase", "due_at", "slot", "queue_key", "route"],
-            select(
-                new_task.c.seq,
-                new_task.c.created_at,
-                literal("pending", Text),
-                case((~queued, new_task.c.created_at)),
-                new_task.c.slot,
-                case((queued, func.coalesce(rows.c.queue_key, new_task.c.seq))) if decided else null(),
-                rows.c.route,
-            )
-            .select_from(new_task.join(rows, rows.c.id == new_task.c.id))
-            # One order for everybody: two batches that bring owners into the same free slots never deadlock on the
-            # index of owners.
-            .order_by(new_task.c.slot),
-        )
+        .from_select(["seq", "updated_at", "phase", "due_at", "slot", "queue_key", "route"], status)
         .cte("new_status")
     )
     created = select(
@@ -153,7 +152,6 @@ _one = select(
     json_param("task_spec").label("spec"),
     bindparam("route_id", type_=Uuid()).label("route"),
     bindparam("task_slot", type_=Text()).label("slot"),
-    literal(1).label("ord"),
 ).cte("input")
 
 #: Creates one task as its slot's owner; no row when the id is taken, or the slot.

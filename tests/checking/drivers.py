@@ -74,7 +74,7 @@ def _look(conn: Connection) -> Seen:
 _OPS = {
     name: module
     for module, names in {
-        tasks: "create create_many get replace cancel delete runs",
+        tasks: "create create_many enter get replace cancel delete runs",
         agents: "register heartbeat",
         attempts: "claim held held_keys start finish_many reap sign_off",
         retention: "prune",
@@ -106,8 +106,8 @@ class OpsDriver:
     def _as_the_store(self, name: str, *args: Any, **kwargs: Any) -> Any:
         answer = self._run(name, *args, **kwargs)
         if name == "create" and answer is None:
-            # Only who becomes the owner at once is created alone.
-            return self._run("create_many", [args])[0]
+            # It waits, or replaces.
+            return self._run("enter", *args)
         # Only who has committed reads it.
         return rows.task(answer) if name == "cancel" else answer
 

@@ -46,8 +46,8 @@ def queue_while_finished(client: Client) -> None:
     """A task joins the queue while the owner ends."""
     client.create(A)
     (claim,) = client.claim(client.register())
-    # Alone: taken ids, slots. In a batch: as owners, taken ids, slots, and again the slots, whose owners are locked.
-    looked_under_lock = 8
+    # As an owner, taken ids, slots, the lock, and slots again.
+    looked_under_lock = 5
     interleave(client.conn, lambda: client.create(B), looked_under_lock, lambda: client.finish([(claim, OK)]))
 
 
