@@ -79,6 +79,7 @@ def create_many(
     given = [(TaskId(task_id), spec) for task_id, spec in tasks]
     _refuse_repeats(given)
     created_at: list[Timestamp] = []
+    are_owners = True
     changed: list[Row] = []
     # A savepoint, so that in a caller's transaction a refused batch leaves nothing behind either.
     with conn.begin_nested():
@@ -86,9 +87,10 @@ def create_many(
             if owners := _as_owners(conn, piece, now):
                 created_at += owners
             else:
+                are_owners = False
                 _refuse(conn, piece, max_slot_queue)
                 created_at += _by_their_slots(conn, piece, max_slot_queue, now)
-        if _may_replace_its_own(given):
+        if not are_owners and _may_replace_its_own(given):
             changed = sql.SELECT_CHANGED.all(conn, {"ids": [str(task_id) for task_id, _ in given]})
     return rows.NewTasks(given, created_at, {row.id: rows.task(row) for row in changed})
 
