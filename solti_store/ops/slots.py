@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from solti_store.errors import SlotBusy, SlotQueueFull, TransactionAborted
+from solti_store.errors import AlreadyExists, SlotBusy, SlotQueueFull, TransactionAborted
 from solti_store.rules.slots import SUPERSEDED, Admission, admission
 from solti_store.sql import slots as sql
 from solti_store.sql.tasks import CANCEL
@@ -99,11 +99,12 @@ def rounds(newcomers: Sequence[Newcomer]) -> Iterator[list[Newcomer]]:
 
 
 def judge(conn: Connection, newcomers: Sequence[Newcomer], *, max_waiting: int) -> None:
-    """Refuse newcomers that nobody would let in, as all their slots are at this moment; locks nothing.
+    """Refuse newcomers that would not be let in as things stand at this moment; locks nothing.
 
     A lock on an owner hides it from claims: a creator that is refused, and tries again, would keep it from running.
 
     Raises:
+        AlreadyExists: An id is taken, whatever its slot.
         SlotBusy: A slot has an owner, and the task does not wait for it.
         SlotQueueFull: As many as may wait for a slot already.
     """
@@ -113,10 +114,14 @@ def judge(conn: Connection, newcomers: Sequence[Newcomer], *, max_waiting: int) 
 
 
 def lock(conn: Connection, newcomers: Sequence[Newcomer], *, max_waiting: int) -> dict[str, Slot]:
-    """Lock the owners of the newcomers' slots, and say what is in each; who has none may get one any moment."""
-    names, locked = _names(newcomers), set[int]()
+    """Lock the owners of the newcomers' slots, and say what is in each; who has none may get one any moment.
+
+    Raises:
+        AlreadyExists: An id is taken.
+    """
+    locked: set[int] = set()
     while True:
-        locked |= {row.seq for row in sql.LOCK_OWNERS.all(conn, {"slots": names})}
+        locked |= {row.seq for row in sql.LOCK_OWNERS.all(conn, {"slots": _names(newcomers)})}
         found = _look(conn, newcomers, max_waiting)
         # While one owner was waited for, another may have come after it. Its lock is out of order. To let go of the
         # others first would be in order, and might never end where owners come and go.
@@ -128,7 +133,15 @@ def _look(conn: Connection, newcomers: Sequence[Newcomer], max_waiting: int) -> 
     # Each that replaces may take one away from those that wait, of which there may be more than may: another store,
     # or this one's last, had another limit.
     replacing = sum(spec.admission is spec.admission.REPLACE for _, spec, _ in newcomers)
-    return sql.SELECT_SLOTS.all(conn, {"slots": _names(newcomers), "limit": max_waiting + replacing})
+    asked = {
+        "slots": _names(newcomers),
+        "limit": max_waiting + replacing,
+        "ids": [str(task_id) for task_id, _, _ in newcomers],
+    }
+    found = sql.SELECT_SLOTS.all(conn, asked)
+    if found[0].taken is not None:
+        raise AlreadyExists(found[0].taken)
+    return found
 
 
 def _names(newcomers: Sequence[Newcomer]) -> list[str]:

@@ -61,7 +61,7 @@ def create(
         raise
     if row is not None:
         return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
-    _refuse(conn, [(checked, spec, text)], max_slot_queue)
+    slots.judge(conn, [(checked, spec, text)], max_waiting=max_slot_queue)
     return None
 
 
@@ -88,7 +88,7 @@ def create_many(
                 created_at += owners
             else:
                 are_owners = False
-                _refuse(conn, piece, max_slot_queue)
+                slots.judge(conn, piece, max_waiting=max_slot_queue)
                 created_at += _by_their_slots(conn, piece, max_slot_queue, now)
         if not are_owners and _may_replace_its_own(given):
             changed = sql.SELECT_CHANGED.all(conn, {"ids": [str(task_id) for task_id, _ in given]})
@@ -140,7 +140,7 @@ def _by_their_slots(
                 raise
         # A slot that was free has an owner now.
         slots.look_again(conn)
-        _refuse(conn, piece, max_waiting)
+        slots.judge(conn, piece, max_waiting=max_waiting)
 
 
 def _let_in(
@@ -188,18 +188,6 @@ def _parameters(piece: list[slots.Newcomer], now: datetime | None) -> dict[str, 
         "selectors": [route.selector for route in routes],
         "now": now,
     }
-
-
-def _refuse(conn: Connection, newcomers: Sequence[slots.Newcomer], max_waiting: int) -> None:
-    """Refuse what would be refused as things stand, without a lock: because of its id, and only then of its slot."""
-    _refuse_taken(conn, [task_id for task_id, _, _ in newcomers])
-    slots.judge(conn, newcomers, max_waiting=max_waiting)
-
-
-def _refuse_taken(conn: Connection, ids: Sequence[TaskId]) -> None:
-    taken = {row.id for row in sql.SELECT_TAKEN.all(conn, {"ids": [str(task_id) for task_id in ids]})}
-    if taken:
-        raise AlreadyExists(next(task_id for task_id in ids if task_id in taken))
 
 
 def _refuse_repeats(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> None:

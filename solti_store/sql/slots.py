@@ -47,13 +47,28 @@ _place = (
 )
 _waiting = select(func.count().label("waiting")).select_from(_place).lateral("line")
 
-#: For each of `slots` its owner, all NULL if it has none, and how many wait for it, counted up to `limit`. Locks
-#: nothing. Where the owners have to be locked, a statement of its own: one that waits for a lock has the queue from
-#: before the wait.
+_newcomer = (
+    func.unnest(array_param("ids", "text"))
+    .table_valued(column("id", Text), with_ordinality="ord", name="newcomer")
+    .render_derived()
+)
+_taken = (
+    select(tasks.c.id)
+    .select_from(_newcomer.join(tasks, tasks.c.id == _newcomer.c.id))
+    .order_by(_newcomer.c.ord)
+    .limit(1)
+    .correlate(None)
+    .scalar_subquery()
+)
+
+#: For each of `slots` its owner, all NULL if it has none, and how many wait for it, counted up to `limit`; with each the
+#: first of `ids` that is taken. All of one moment: else a task that was deleted and created again in between would be
+#: in its own way. Locks nothing. Where the owners have to be locked, a statement of its own: one that waits for a lock
+#: has the queue from before the wait.
 SELECT_SLOTS = Prepared(
-    select(_slot.c.slot, _owner.c.seq, _owner.c.phase, _owner.c.id, _waiting.c.waiting).select_from(
-        _slot.outerjoin(_owner, true()).join(_waiting, true())
-    )
+    select(
+        _slot.c.slot, _owner.c.seq, _owner.c.phase, _owner.c.id, _waiting.c.waiting, _taken.label("taken")
+    ).select_from(_slot.outerjoin(_owner, true()).join(_waiting, true()))
 )
 
 _of = tasks.alias("of")

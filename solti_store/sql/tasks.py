@@ -45,7 +45,6 @@ __all__ = [
     "REPLACE_SPEC",
     "SELECT",
     "SELECT_CHANGED",
-    "SELECT_TAKEN",
     "TASK_COLUMNS",
 ]
 
@@ -229,9 +228,6 @@ INSERT_JUDGED = Prepared(
 SELECT_CHANGED = Prepared(
     select(*TASK_COLUMNS).select_from(_task).where(tasks.c.id == func.any(_ids), task_status.c.resource_version > 1)
 )
-
-#: Which of `ids` exist.
-SELECT_TAKEN = Prepared(select(tasks.c.id).where(tasks.c.id == func.any(_ids)))
 
 _expected = bindparam("expected", type_=BigInteger())
 _created = bindparam("created", type_=Instant)

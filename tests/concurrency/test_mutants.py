@@ -46,8 +46,8 @@ def queue_while_finished(client: Client) -> None:
     """A task joins the queue while the owner ends."""
     client.create(A)
     (claim,) = client.claim(client.register())
-    # As an owner, taken ids, slots, the lock, and slots again.
-    looked_under_lock = 5
+    # As an owner, what is in the slot, the lock, and what is in the slot.
+    looked_under_lock = 4
     interleave(client.conn, lambda: client.create(B), looked_under_lock, lambda: client.finish([(claim, OK)]))
 
 
