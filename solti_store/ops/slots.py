@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from sqlalchemy.exc import DBAPIError
+
 from solti_store.errors import AlreadyExists, SlotBusy, SlotQueueFull, TransactionAborted
+from solti_store.faults import is_owner_conflict
 from solti_store.rules.slots import SUPERSEDED, Admission, admission
 from solti_store.sql import slots as sql
 from solti_store.sql.tasks import CANCEL
@@ -19,7 +22,19 @@ if TYPE_CHECKING:
     from solti_store.model import TaskId, TaskSpec
     from solti_store.sql.driver import Row
 
-__all__ = ["Newcomer", "Place", "admit", "cancel", "judge", "lock", "look_again", "owner_of", "places", "rounds"]
+__all__ = [
+    "Newcomer",
+    "Place",
+    "admit",
+    "admit_orphans",
+    "cancel",
+    "judge",
+    "lock",
+    "look_again",
+    "owner_of",
+    "places",
+    "rounds",
+]
 
 Newcomer: TypeAlias = "tuple[TaskId, TaskSpec, str]"
 """A task to be created, its spec, and that as JSON."""
@@ -225,3 +240,15 @@ def admit(conn: Connection, names: Sequence[str], *, now: datetime | None = None
     """Let in who waits first for each of these slots, whose owners the transaction has ended."""
     if names:
         sql.ADMIT.all(conn, {"slots": names, "now": now})
+
+
+def admit_orphans(conn: Connection, *, limit: int, now: datetime | None = None) -> None:
+    """Let in who waits first for some of the slots that have lost their owner to a hand that went past the store."""
+    if names := [row.slot for row in sql.SELECT_ORPHANED.all(conn, {"limit": limit})]:
+        try:
+            with conn.begin_nested():
+                admit(conn, names, now=now)
+        except DBAPIError as error:
+            # In one of them somebody was quicker. The others are found again.
+            if not is_owner_conflict(error):
+                raise

@@ -360,6 +360,21 @@ def test_a_task_whose_spec_cannot_be_read_is_canceled_all_the_same(
     assert claim(store).task_id == "first"
 
 
+def test_a_reaper_lets_the_next_in_after_an_owner_that_was_deleted_by_hand(
+    store: TaskStore, database: psycopg.Connection[Any]
+) -> None:
+    slots = [f"s-{n}" for n in range(5)]
+    store.create_many([(f"{slot}-{n}", queued(slot)) for slot in slots for n in range(3)])
+    store.create_many([(f"after-{n}", spec()) for n in range(3)])
+    database.execute("DELETE FROM solti.tasks WHERE id IN ('s-1-0', 's-4-0')")
+    # Each looks from a random one on.
+    while any(store.get(f"{slot}-1").metadata.resource_version == 1 for slot in ("s-1", "s-4")):
+        assert store.reap() == []
+    assert [store.why(f"{slot}-2").owner for slot in slots] == ["s-0-0", "s-1-1", "s-2-0", "s-3-0", "s-4-1"]
+    events = database.execute("SELECT id FROM solti.task_events WHERE type = 'admitted' ORDER BY id").fetchall()
+    assert events == [("s-1-1",), ("s-4-1",)]
+
+
 def test_the_queue_is_first_in_first_out(store: TaskStore) -> None:
     agent = store.register("w")
     store.create("owner", spec("s"))
