@@ -422,10 +422,11 @@ class TaskStore:
     def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """Close the attempts of agents that fell silent, and those whose timeout nobody enforced.
 
-        Any process may call this, at any time, also several at once.
+        Any process may call this, at any time, also several at once. Of some slots each time, it also lets the next one
+        in where the owner was deleted by hand.
 
         Args:
-            limit: The most agents, and the most overdue attempts, of one call.
+            limit: The most agents, the most overdue attempts, and the most queues, of one call.
             grace: How long past its deadline an attempt is left to its worker, to stop and report it.
         """
         return self._run(attempts.reap, BATCH_FENCED, limit=limit, grace=grace)
