@@ -17,7 +17,7 @@ from solti_store.faults import is_owner_conflict
 from solti_store.model import BackoffPolicy, RestartPolicy, TaskId, TaskPhase
 from solti_store.ops import arguments, rows, slots
 from solti_store.ops.agents import require_open, routes_of
-from solti_store.ops.tasks import act, get
+from solti_store.ops.tasks import act, read
 from solti_store.rules import restart
 from solti_store.rules.outcome import Outcome
 from solti_store.sql import agents as agents_sql
@@ -143,7 +143,7 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
             with conn.begin_nested():
                 picked = act(conn, sql.PICK_BY_ID, {"task_id": str(checked)})
                 if picked is None:
-                    raise AlreadyRunning(checked, attempt=get(conn, checked).status.attempt)
+                    raise AlreadyRunning(checked, attempt=read(conn, checked).attempt)
                 (started,) = _start(conn, [picked.seq], agent, now)
                 return rows.claim(started)
         except DBAPIError as error:

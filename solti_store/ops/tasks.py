@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from solti_store.model import Task, TaskRun, TaskSpec
     from solti_store.sql.driver import Prepared, Row
 
-__all__ = ["act", "cancel", "create", "create_many", "delete", "enter", "get", "replace", "runs"]
+__all__ = ["act", "cancel", "create", "create_many", "delete", "enter", "get", "read", "replace", "runs"]
 
 # A batch goes out in pieces of at most so many rows and, roughly, bytes: the server holds a parameter whole.
 _PIECE_ROWS = 20_000
@@ -213,10 +213,11 @@ def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[slots.New
 
 def get(conn: Connection, task_id: str) -> Task:
     """Read one task."""
-    return rows.task(_row(conn, TaskId(task_id)))
+    return rows.task(read(conn, TaskId(task_id)))
 
 
-def _row(conn: Connection, task_id: TaskId) -> Row:
+def read(conn: Connection, task_id: TaskId) -> Row:
+    """The row of one task, whose spec may be such that no task can be made of it."""
     row = sql.SELECT.one_or_none(conn, {"task_id": str(task_id)})
     if row is None:
         raise NotFound(task_id)
@@ -280,7 +281,7 @@ def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Ro
     canceled = slots.cancel(conn, [(locked.seq, None)], now=now)
     if locked.owns and any(row.phase == "canceled" for row in canceled):
         slots.admit(conn, [locked.slot], now=now)
-    return _row(conn, checked)
+    return read(conn, checked)
 
 
 def delete(conn: Connection, task_id: str, *, expected: int | Task | None = None, now: datetime | None = None) -> bool:
@@ -295,7 +296,7 @@ def delete(conn: Connection, task_id: str, *, expected: int | Task | None = None
         return True
     if version is None:
         return False
-    raise VersionConflict(checked, expected=version, current=get(conn, checked).metadata.resource_version)
+    raise VersionConflict(checked, expected=version, current=read(conn, checked).resource_version)
 
 
 def act(conn: Connection, statement: Prepared, parameters: dict[str, Any]) -> Row | None:

@@ -353,6 +353,8 @@ def test_a_task_whose_spec_cannot_be_read_is_canceled_all_the_same(
 ) -> None:
     store.create_many([("owner", spec("s")), ("first", queued("s"))])
     make_unreadable(database_url)
+    with pytest.raises(VersionConflict):
+        store.delete("owner", expected_version=9)
     with pytest.raises(Invalid):
         store.cancel("owner")
     phases = database.execute("SELECT phase FROM solti.task_status ORDER BY seq").fetchall()
