@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from solti_store.model import Wasm as Wasm
     from solti_store.ops.agents import Agent as Agent
     from solti_store.ops.agents import CancelRequest as CancelRequest
-    from solti_store.ops.attempts import Reaped as Reaped
+    from solti_store.ops.closing import Reaped as Reaped
     from solti_store.ops.retention import Pruned as Pruned
     from solti_store.ops.rows import Claim as Claim
     from solti_store.retry import RetryPolicy as RetryPolicy
@@ -73,7 +73,7 @@ _HOMES = {
         " RunnerSelector Runtime Selector Subprocess Task TaskOrder TaskPage TaskPhase TaskQuery TaskRun TaskSpec Wasm"
     ),
     "solti_store.ops.agents": "Agent CancelRequest",
-    "solti_store.ops.attempts": "Reaped",
+    "solti_store.ops.closing": "Reaped",
     "solti_store.ops.retention": "Pruned",
     "solti_store.ops.rows": "Claim",
     "solti_store.retry": "RetryPolicy",

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
-from solti_store.ops import agents, arguments, attempts, label_index, listing, rows, schema, tasks
+from solti_store.ops import agents, arguments, claims, closing, label_index, listing, rows, schema, tasks
 from solti_store.ops import retention as retaining
 from solti_store.ops import why as explaining
+from solti_store.ops.closing import Finishing
 from solti_store.retry import Effect, RetryPolicy
 from solti_store.rules.retention import Retention
 from solti_store.rules.slots import MAX_SLOT_QUEUE
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from solti_store.errors import LeaseLost
     from solti_store.model import AgentStatus, KindName, Task, TaskPage, TaskRun, TaskSpec
     from solti_store.ops.agents import Agent, CancelRequest
-    from solti_store.ops.attempts import Reaped
+    from solti_store.ops.closing import Reaped
     from solti_store.ops.retention import Pruned
     from solti_store.ops.rows import Claim
     from solti_store.rules.outcome import Outcome
@@ -378,17 +379,25 @@ class TaskStore:
             AgentLost: This incarnation was closed, or its lease is over.
             OutcomeUnknown: Attempts may have been started that the answer did not reach; `held` has them.
         """
-        if agent.cursor.is_dry and self._run(attempts.finds_nothing, READ, agent, limit=limit):
+        if agent.cursor.is_dry and self._run(claims.finds_nothing, READ, agent, limit=limit):
             return []
-        return self._run(attempts.claim, BATCH_ONCE, agent, limit=limit)
+        while True:
+            claimed = self._run(claims.claim, ONCE, agent, limit=limit)
+            if not claimed.unreadable:
+                return claimed.claims
+            # Should that fail, they end at their deadlines; what can be run is started in any case.
+            with suppress(SoltiStoreError) if claimed.claims else nullcontext():
+                self._run(closing.fail, BATCH_FENCED, claimed.unreadable)
+            if claimed.claims:
+                return claimed.claims
 
     def held(self, agent: Agent) -> Sequence[Claim]:
         """The attempts that the agent runs, by the store's books, with their tasks' present specs."""
-        return self._run(attempts.held, READ, agent)
+        return self._run(claims.held, READ, agent)
 
     def held_keys(self, agent: Agent) -> frozenset[tuple[int, int]]:
         """The `seq` and `attempt` of what the agent runs, by the store's books: `held` without the specs."""
-        return self._run(attempts.held_keys, READ, agent)
+        return self._run(claims.held_keys, READ, agent)
 
     def start(self, task_id: str, agent: Agent | None = None) -> Claim:
         """Start an attempt of this task, whatever its phase and policies.
@@ -403,7 +412,7 @@ class TaskStore:
             SlotBusy: Another task owns the slot.
             AgentLost: This incarnation was closed, or its lease is over.
         """
-        return self._run(attempts.start, BATCH_ONCE, task_id, agent)
+        return self._run(claims.start, BATCH_ONCE, task_id, agent)
 
     def finish(self, claim: Claim, outcome: Outcome) -> None:
         """Report how an attempt ended; the restart policy decides what follows. The same again is a no-op.
@@ -417,7 +426,16 @@ class TaskStore:
 
     def finish_many(self, results: Sequence[tuple[Claim, Outcome]]) -> Sequence[LeaseLost | None]:
         """Report a batch of attempts; for each, in order, None or why its report was refused."""
-        return self._run(attempts.finish_many, BATCH_FENCED, results)
+        if not isinstance(self._run, Pooled):
+            return self._run(closing.finish_many, BATCH_FENCED, results)
+        finishing = Finishing(results)
+        if left := finishing.left:
+            finishing.done(self._run(closing.finish_untouched, FENCED, left))
+        if left := finishing.left:
+            finishing.done(self._run(closing.finish_free, BATCH_FENCED, left))
+        if left := finishing.left:
+            finishing.judged(self._run(closing.finish_many, BATCH_FENCED, left))
+        return finishing.answers
 
     def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """Close the attempts of agents that fell silent, and those whose timeout nobody enforced.
@@ -429,7 +447,7 @@ class TaskStore:
             limit: The most agents, the most overdue attempts, and the most queues, of one call.
             grace: How long past its deadline an attempt is left to its worker, to stop and report it.
         """
-        return self._run(attempts.reap, BATCH_FENCED, limit=limit, grace=grace)
+        return self._run(closing.reap, BATCH_FENCED, limit=limit, grace=grace)
 
     def prune(self, retention: Retention = Retention(), *, limit: int = MAX_LIMIT) -> Pruned:
         """Delete what is over and kept no longer: final tasks, runs, agents. Never what is active.
@@ -444,7 +462,7 @@ class TaskStore:
 
     def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """Close the agent; what it still runs ends as if it had fallen silent."""
-        return self._run(attempts.sign_off, BATCH_FENCED, agent)
+        return self._run(closing.sign_off, BATCH_FENCED, agent)
 
 
 class AsyncTaskStore:
@@ -618,21 +636,29 @@ class AsyncTaskStore:
 
     async def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
         """As `TaskStore.claim`."""
-        if agent.cursor.is_dry and await self._run(attempts.finds_nothing, READ, agent, limit=limit):
+        if agent.cursor.is_dry and await self._run(claims.finds_nothing, READ, agent, limit=limit):
             return []
-        return await self._run(attempts.claim, BATCH_ONCE, agent, limit=limit)
+        while True:
+            claimed = await self._run(claims.claim, ONCE, agent, limit=limit)
+            if not claimed.unreadable:
+                return claimed.claims
+            # Should that fail, they end at their deadlines; what can be run is started in any case.
+            with suppress(SoltiStoreError) if claimed.claims else nullcontext():
+                await self._run(closing.fail, BATCH_FENCED, claimed.unreadable)
+            if claimed.claims:
+                return claimed.claims
 
     async def held(self, agent: Agent) -> Sequence[Claim]:
         """As `TaskStore.held`."""
-        return await self._run(attempts.held, READ, agent)
+        return await self._run(claims.held, READ, agent)
 
     async def held_keys(self, agent: Agent) -> frozenset[tuple[int, int]]:
         """As `TaskStore.held_keys`."""
-        return await self._run(attempts.held_keys, READ, agent)
+        return await self._run(claims.held_keys, READ, agent)
 
     async def start(self, task_id: str, agent: Agent | None = None) -> Claim:
         """As `TaskStore.start`."""
-        return await self._run(attempts.start, BATCH_ONCE, task_id, agent)
+        return await self._run(claims.start, BATCH_ONCE, task_id, agent)
 
     async def finish(self, claim: Claim, outcome: Outcome) -> None:
         """As `TaskStore.finish`."""
@@ -642,11 +668,20 @@ class AsyncTaskStore:
 
     async def finish_many(self, results: Sequence[tuple[Claim, Outcome]]) -> Sequence[LeaseLost | None]:
         """As `TaskStore.finish_many`."""
-        return await self._run(attempts.finish_many, BATCH_FENCED, results)
+        if not isinstance(self._run, AsyncPooled):
+            return await self._run(closing.finish_many, BATCH_FENCED, results)
+        finishing = Finishing(results)
+        if left := finishing.left:
+            finishing.done(await self._run(closing.finish_untouched, FENCED, left))
+        if left := finishing.left:
+            finishing.done(await self._run(closing.finish_free, BATCH_FENCED, left))
+        if left := finishing.left:
+            finishing.judged(await self._run(closing.finish_many, BATCH_FENCED, left))
+        return finishing.answers
 
     async def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """As `TaskStore.reap`."""
-        return await self._run(attempts.reap, BATCH_FENCED, limit=limit, grace=grace)
+        return await self._run(closing.reap, BATCH_FENCED, limit=limit, grace=grace)
 
     async def prune(self, retention: Retention = Retention(), *, limit: int = MAX_LIMIT) -> Pruned:
         """As `TaskStore.prune`."""
@@ -654,4 +689,4 @@ class AsyncTaskStore:
 
     async def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """As `TaskStore.sign_off`."""
-        return await self._run(attempts.sign_off, BATCH_FENCED, agent)
+        return await self._run(closing.sign_off, BATCH_FENCED, agent)

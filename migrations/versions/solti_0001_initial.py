@@ -68,6 +68,8 @@ TABLES = (
         queue_key            bigint,
         route                uuid NOT NULL,
         agent                bigint,
+        agent_id             text COLLATE "C",
+        started_at           timestamptz,
         deadline             timestamptz,
         cancel_requested_at  timestamptz,
         CONSTRAINT ck_task_status_resource_version CHECK (resource_version >= 1),
@@ -76,9 +78,10 @@ TABLES = (
         CONSTRAINT ck_task_status_attempt CHECK (attempt BETWEEN 0 AND 4294967295),
         CONSTRAINT ck_task_status_failures CHECK (failures >= 0),
         CONSTRAINT ck_task_status_started CHECK ((attempt = 0) = (phase = 'pending') OR phase = 'canceled'),
-        CONSTRAINT ck_task_status_deadline CHECK ((phase = 'running') = (deadline IS NOT NULL)),
-        CONSTRAINT ck_task_status_running
-            CHECK (phase = 'running' OR (agent IS NULL AND cancel_requested_at IS NULL)),
+        CONSTRAINT ck_task_status_running CHECK (
+            CASE WHEN phase = 'running' THEN started_at IS NOT NULL AND deadline IS NOT NULL
+                 ELSE COALESCE(started_at, deadline, cancel_requested_at) IS NULL
+                      AND agent IS NULL AND agent_id IS NULL END),
         CONSTRAINT ck_task_status_due_at
             CHECK (due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout')),
         CONSTRAINT ck_task_status_queue_key
@@ -92,7 +95,7 @@ TABLES = (
         attempt      bigint NOT NULL,
         phase        text COLLATE "C" NOT NULL,
         started_at   timestamptz NOT NULL,
-        finished_at  timestamptz,
+        finished_at  timestamptz NOT NULL,
         error        text,
         exit_code    integer,
         agent        bigint,
@@ -102,8 +105,7 @@ TABLES = (
         CONSTRAINT pk_task_runs PRIMARY KEY (seq, attempt),
         CONSTRAINT ck_task_runs_attempt CHECK (attempt BETWEEN 1 AND 4294967295),
         CONSTRAINT ck_task_runs_phase
-            CHECK (phase IN ('running', 'succeeded', 'failed', 'timeout', 'canceled')),
-        CONSTRAINT ck_task_runs_finished_at CHECK ((phase = 'running') = (finished_at IS NULL)),
+            CHECK (phase IN ('succeeded', 'failed', 'timeout', 'canceled')),
         CONSTRAINT ck_task_runs_stdout CHECK (octet_length(stdout) BETWEEN 1 AND 196608),
         CONSTRAINT ck_task_runs_stderr CHECK (octet_length(stderr) BETWEEN 1 AND 196608)
     )
@@ -208,7 +210,7 @@ INDEXES = (
     CREATE INDEX ix_task_status_final ON solti.task_status (updated_at)
     WHERE due_at IS NULL AND phase IN ('succeeded', 'failed', 'timeout', 'canceled', 'exhausted')
     """,
-    "CREATE INDEX ix_task_runs_started_at ON solti.task_runs (started_at)",
+    "CREATE INDEX ix_task_runs_finished_at ON solti.task_runs (finished_at)",
     "CREATE INDEX ix_label_postings_segment ON solti.label_postings (segment)",
     "CREATE INDEX ix_agents_id ON solti.agents (id)",
     "CREATE INDEX ix_agents_expires_at ON solti.agents (expires_at) WHERE closed_at IS NULL",

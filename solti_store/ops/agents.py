@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
     from solti_store.sql.driver import Row
 
-__all__ = ["Agent", "CancelRequest", "drain", "heartbeat", "list_agents", "register", "require_open", "routes_of"]
+__all__ = [
+    "Agent",
+    "CancelRequest",
+    "drain",
+    "heartbeat",
+    "judge_new_routes",
+    "list_agents",
+    "register",
+    "require_open",
+    "routes_of",
+]
 
 MAX_LEASE = timedelta(days=1)
 
@@ -149,13 +159,19 @@ def require_open(conn: Connection, agent: Agent, *, now: datetime | None = None)
     return moment
 
 
-def routes_of(conn: Connection, agent: Agent) -> list[UUID]:
-    """The routes whose tasks the agent may run; asks the database only for routes not judged before."""
+def routes_of(agent: Agent) -> list[UUID]:
+    """The routes, of those judged so far, whose tasks the agent may run."""
+    # Copied first: threads may share the agent, and another may be judging.
+    return [route for route, mine in list(agent.judged.items()) if mine]
+
+
+def judge_new_routes(conn: Connection, agent: Agent) -> bool:
+    """Look at the routes that were not judged before; whether the agent may run the tasks of any."""
+    before = len(routes_of(agent))
     for row in sql.SELECT_NEW_ROUTES.all(conn, {"known": list(agent.judged)}):
         try:
             agent.judged[row.id] = serves(agent.kinds, agent.labels, kind=row.kind, selector=row.selector)
         except ModelError:
             # Of a newer version, perhaps: for its workers.
             agent.judged[row.id] = False
-    # Copied first: threads may share the agent, and another may be judging.
-    return [route for route, mine in list(agent.judged.items()) if mine]
+    return len(routes_of(agent)) > before

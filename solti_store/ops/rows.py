@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import eq
 from typing import TYPE_CHECKING, overload
 
@@ -30,6 +30,8 @@ class Claim:
         spec: What to run: as it was when the attempt began, or, from `held`, as it is now.
         started_at: When the attempt began, on the database's clock.
         deadline: When its timeout ends it, on the database's clock.
+        version: The task's version as of this claim; private to the package, as `failures` is.
+        failures: The task's failures in a row before this attempt.
     """
 
     task_id: TaskId
@@ -38,6 +40,8 @@ class Claim:
     spec: TaskSpec
     started_at: datetime
     deadline: datetime
+    version: int = field(default=0, repr=False, compare=False)
+    failures: int = field(default=0, repr=False, compare=False)
 
 
 def task(row: Row) -> Task:
@@ -113,7 +117,7 @@ class NewTasks(Sequence[Task]):
 
 
 def claim(row: Row) -> Claim:
-    """A claim from a row of `sql.attempts.START` or `SELECT_HELD`."""
+    """A claim from a row that `sql.claims` returns."""
     return Claim(
         task_id=TaskId(row.id),
         seq=row.seq,
@@ -121,11 +125,13 @@ def claim(row: Row) -> Claim:
         spec=TaskSpec.from_json(row.spec),
         started_at=row.started_at,
         deadline=row.deadline,
+        version=row.resource_version,
+        failures=row.failures,
     )
 
 
 def run(row: Row) -> TaskRun:
-    """A run from a row of `sql.attempts.SELECT_RUNS`."""
+    """A run from a row of `sql.runs.SELECT_RUNS`."""
     return TaskRun(
         attempt=row.attempt,
         phase=TaskPhase(row.phase),

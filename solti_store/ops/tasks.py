@@ -14,8 +14,8 @@ from solti_store.model import TaskId, Timestamp
 from solti_store.ops import arguments, rows, slots
 from solti_store.rules.routing import route_of
 from solti_store.sql import tasks as sql
-from solti_store.sql.attempts import SELECT_RUNS
 from solti_store.sql.driver import is_autocommit
+from solti_store.sql.runs import SELECT_RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -42,12 +42,11 @@ _pruned = delete(tasks).where(tasks.c.seq == _chosen).returning(tasks.c.seq).cte
 #: deletes, the planner cannot know how many it will be, and reads the whole table for fear of many.
 DELETE_TASKS = Prepared(select(_pruned.c.seq).add_cte(event(_old, "deleted")))
 
-#: Locks runs that ended before, the oldest first; a running one never. By when they started, which never changes: an
-#: index on the end would cost each finish a new row in it.
+#: Locks runs that ended before, the oldest first.
 LOCK_OLD_RUNS = Prepared(
     select(task_runs.c.seq, task_runs.c.attempt)
-    .where(task_runs.c.started_at < _until, task_runs.c.finished_at < _until)
-    .order_by(task_runs.c.started_at)
+    .where(task_runs.c.finished_at < _until)
+    .order_by(task_runs.c.finished_at)
     .limit(_limit)
     .with_for_update(skip_locked=True)
 )

@@ -22,6 +22,7 @@ __all__ = [
     "ADMIT",
     "LOCK_HEADS",
     "LOCK_OWNERS",
+    "SELECT_BLOCKED",
     "SELECT_ISOLATION",
     "SELECT_ORPHANED",
     "SELECT_OWNER",
@@ -124,13 +125,38 @@ _admitted = (
 #: Makes who waits first the owner of each of `slots`, whose last owners this transaction has ended.
 ADMIT = Prepared(select(_admitted.c.seq).add_cte(event(_admitted, "admitted")))
 
+_owned = (
+    func.unnest(array_param("seqs", "bigint")).table_valued(column("seq", BigInteger), name="owned").render_derived()
+)
+_leaver = task_status.alias("leaver")
+_first = (
+    select(task_status.c.seq)
+    .where(task_status.c.slot == _leaver.c.slot, _waits)
+    .order_by(task_status.c.queue_key)
+    .limit(1)
+    .correlate(_leaver)
+    .lateral("first")
+)
+_free = (
+    select(task_status.c.seq).where(task_status.c.seq == _first.c.seq).with_for_update(skip_locked=True).lateral("free")
+)
+
+#: Those owners among `seqs`, whom the transaction has locked, behind whom somebody else has locked who waits first; the
+#: others of those it locks itself.
+SELECT_BLOCKED = Prepared(
+    select(_leaver.c.seq)
+    .select_from(_owned.join(_leaver, _leaver.c.seq == _owned.c.seq).join(_first, true()).outerjoin(_free, true()))
+    .where(_free.c.seq.is_(None))
+)
 
 _other = task_status.alias("other")
 
 
 def is_waited_for(slot: ColumnElement[Any]) -> ColumnElement[bool]:
     """Whether anybody waits for the slot: a look at an index, which spares those that nobody waits for `ADMIT`."""
-    return select(_other.c.seq).where(_other.c.slot == slot, _other.c.queue_key.is_not(None)).exists()
+    first = select(_other.c.seq).where(_other.c.slot == slot, _other.c.queue_key.is_not(None)).limit(1)
+    # Not EXISTS, for which the planner may read all that wait for any slot.
+    return first.scalar_subquery().is_not(None)
 
 
 _pending, _queued = task_status.alias("pending"), task_status.alias("queued")

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from solti_store.sql.types import NOW, Instant, Xid8
+from solti_store.sql.types import NOW, Instant, Tid, Xid8
 
 __all__ = [
     "FINAL",
@@ -159,18 +159,27 @@ task_status = Table(
     Column("queue_key", BigInteger),
     # routes.id; no foreign key, for its check would lock one routes row from every creator at once.
     Column("route", Uuid, nullable=False),
-    # agents.seq of the running attempt; no foreign key, for the same reason.
+    # Of the running attempt, which has no row in task_runs before it ends: agents.seq (no foreign key, for the same
+    # reason), and the agent's name, which stays readable when its row is gone.
     Column("agent", BigInteger),
+    Column("agent_id", Text(collation="C")),
+    Column("started_at", Instant),
     Column("deadline", Instant),
     Column("cancel_requested_at", Instant),
+    # Where the row is. What has another place in a statement's snapshot than its lock has was changed in between.
+    Column("ctid", Tid, system=True),
     CheckConstraint("resource_version >= 1", name="resource_version"),
     CheckConstraint(f"phase IN ({PHASES})", name="phase"),
     CheckConstraint(f"attempt BETWEEN 0 AND {U32_MAX}", name="attempt"),
     CheckConstraint("failures >= 0", name="failures"),
     # Not started means attempt 0; canceled is the one final phase an unstarted task can reach.
     CheckConstraint("(attempt = 0) = (phase = 'pending') OR phase = 'canceled'", name="started"),
-    CheckConstraint("(phase = 'running') = (deadline IS NOT NULL)", name="deadline"),
-    CheckConstraint("phase = 'running' OR (agent IS NULL AND cancel_requested_at IS NULL)", name="running"),
+    CheckConstraint(
+        "CASE WHEN phase = 'running' THEN started_at IS NOT NULL AND deadline IS NOT NULL"
+        " ELSE COALESCE(started_at, deadline, cancel_requested_at) IS NULL"
+        " AND agent IS NULL AND agent_id IS NULL END",
+        name="running",
+    ),
     CheckConstraint("due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout')", name="due_at"),
     # Pending means due, or queued behind the slot's owner.
     CheckConstraint("(queue_key IS NOT NULL) = (phase = 'pending' AND due_at IS NULL)", name="queue_key"),
@@ -188,8 +197,9 @@ task_status = Table(
 task_runs = Table(
     "task_runs",
     metadata,
-    # References task_status, not tasks: its row is locked by the claim anyway, while a key-share lock on
-    # the wide tasks row would write it once an attempt.
+    # A row for each attempt that has ended: written once, and never changed.
+    # References task_status, not tasks: its row is written by the finish anyway, while a key-share lock on
+    # the wide tasks row would write that too.
     Column(
         "seq",
         BigInteger,
@@ -200,7 +210,7 @@ task_runs = Table(
     Column("attempt", BigInteger, primary_key=True, autoincrement=False),
     Column("phase", Text(collation="C"), nullable=False),
     Column("started_at", Instant, nullable=False),
-    Column("finished_at", Instant),
+    Column("finished_at", Instant, nullable=False),
     Column("error", Text),
     Column("exit_code", Integer),
     # Incarnation and name: the name stays readable when the agent's row is gone.
@@ -211,13 +221,12 @@ task_runs = Table(
     Column("stderr", Text),
     CheckConstraint(f"attempt BETWEEN 1 AND {U32_MAX}", name="attempt"),
     CheckConstraint(
-        "phase IN ('running', 'succeeded', 'failed', 'timeout', 'canceled')",
+        "phase IN ('succeeded', 'failed', 'timeout', 'canceled')",
         name="phase",
     ),
-    CheckConstraint("(phase = 'running') = (finished_at IS NULL)", name="finished_at"),
     CheckConstraint("octet_length(stdout) BETWEEN 1 AND 196608", name="stdout"),
     CheckConstraint("octet_length(stderr) BETWEEN 1 AND 196608", name="stderr"),
-    Index(None, "started_at"),
+    Index(None, "finished_at"),
 )
 
 task_events = Table(

@@ -14,12 +14,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from sqlalchemy import Dialect
+    from sqlalchemy import ColumnElement, Dialect
     from sqlalchemy.types import TypeEngine
 
-__all__ = ["NOW", "BinaryArray", "Instant", "Xid8", "array_param", "bigints_param", "json_param"]
+__all__ = [
+    "MAX_DELAY_MS",
+    "NOW",
+    "BinaryArray",
+    "Instant",
+    "Tid",
+    "Xid8",
+    "array_param",
+    "bigints_param",
+    "json_param",
+    "later",
+]
 
 Instant = DateTime(timezone=True)
+
+
+class Tid(UserDefinedType[str]):
+    """Where a row is in its table."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_kw: Any) -> str:  # noqa: ANN401 - the signature is SQLAlchemy's
+        """The type's name in DDL."""
+        return "tid"
 
 
 class Xid8(UserDefinedType[int]):
@@ -95,3 +116,11 @@ _now: BindParameter[datetime | None] = bindparam("now", None, type_=Instant)
 #: The time a statement goes by: the database's, unless a test gives another.
 #: Of the statement, not of the transaction: inside a caller's long transaction `now()` stands still.
 NOW = func.coalesce(_now, func.statement_timestamp())
+
+#: Longer timeouts and waits are cut to this (3,170 years): a u64 of milliseconds is more than a timestamptz holds.
+MAX_DELAY_MS = 100_000_000_000_000
+
+
+def later(moment: ColumnElement[Any], milliseconds: ColumnElement[Any]) -> ColumnElement[Any]:
+    """So many milliseconds after a moment, or `MAX_DELAY_MS` if those are less."""
+    return moment + func.make_interval(0, 0, 0, 0, 0, 0, func.least(milliseconds, MAX_DELAY_MS) / 1000.0)

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from sqlalchemy import BigInteger, Text, and_, bindparam, cast, func, literal_column, select, tuple_
+from sqlalchemy import BigInteger, Text, bindparam, cast, func, literal_column, select, tuple_
 
 from solti_store.sql.driver import Prepared
-from solti_store.sql.tables import OWNER, agents, routes, task_runs, task_status, tasks
+from solti_store.sql.tables import OWNER, agents, routes, task_status, tasks
 from solti_store.sql.types import NOW
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, FromClause
 
 __all__ = ["SELECT_FACTS"]
 
 _most_ahead = literal_column("1000", BigInteger)
 _most_workers = literal_column("100", BigInteger)
-
-
-def _is_open(run: FromClause, status: FromClause) -> ColumnElement[bool]:
-    """Whether this is the run of the attempt that goes on."""
-    return and_(run.c.seq == status.c.seq, run.c.attempt == status.c.attempt, run.c.finished_at.is_(None))
-
 
 _other = task_status.alias("other")
 _before = (
@@ -45,17 +34,15 @@ _in_line = (
     .correlate(task_status)
     .subquery("in_line")
 )
-_owner, _owner_task, _owner_run = task_status.alias("owner"), tasks.alias("owner_task"), task_runs.alias("owner_run")
+_owner, _owner_task = task_status.alias("owner"), tasks.alias("owner_task")
 _owners = (
     select(
         _owner_task.c.id,
         _owner.c.due_at,
-        _owner_run.c.started_at,
-        _owner_run.c.agent_id,
+        _owner.c.started_at,
+        _owner.c.agent_id,
     )
-    .select_from(
-        _owner.join(_owner_task, _owner_task.c.seq == _owner.c.seq).outerjoin(_owner_run, _is_open(_owner_run, _owner))
-    )
+    .select_from(_owner.join(_owner_task, _owner_task.c.seq == _owner.c.seq))
     .where(_owner.c.slot == task_status.c.slot, OWNER)
     .correlate(task_status)
     .lateral("slot_owner")
@@ -81,8 +68,8 @@ SELECT_FACTS = Prepared(
         task_status.c.updated_at,
         task_status.c.due_at,
         task_status.c.cancel_requested_at,
-        task_runs.c.started_at,
-        task_runs.c.agent_id,
+        task_status.c.started_at,
+        task_status.c.agent_id,
         NOW.label("moment"),
         cast(routes.c.selector, Text).label("selector"),
         _ahead.label("ahead"),
@@ -98,7 +85,6 @@ SELECT_FACTS = Prepared(
     .select_from(
         tasks.join(task_status, task_status.c.seq == tasks.c.seq)
         .outerjoin(routes, routes.c.id == task_status.c.route)
-        .outerjoin(task_runs, _is_open(task_runs, task_status))
         .outerjoin(_owners, task_status.c.queue_key.is_not(None))
     )
     .where(tasks.c.id == bindparam("task_id", type_=Text()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from solti_store.ops.attempts import Reaped
+from solti_store.ops.closing import Reaped
 
 if TYPE_CHECKING:
     from solti_store.errors import LeaseLost

@@ -1,7 +1,8 @@
-"""Two operations in one fixed order of their statements: the first is held right after one of them."""
+"""Two operations in one fixed order: the first is held right after one of its statements, or in the middle of one."""
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 
     import psycopg
 
-__all__ = ["interleave"]
+__all__ = ["interleave", "within"]
 
 _PATIENCE_S = 30.0
+_LOCK = 4711
+# Behind what says which rows to lock: of a claim, and of a finish.
+_LOCKING = re.compile(r" ORDER BY [\w., ]+\s+LIMIT \d+| FOR UPDATE OF")
 
 
 class _Pause:
@@ -84,6 +88,32 @@ def interleave(
         one.result()
         other.result()
     return pause.reached.done()
+
+
+def within(
+    conn: psycopg.Connection[Any], statement: Prepared, first: Callable[[], Any], second: Callable[[], Any]
+) -> None:
+    """Run `first` into a statement that locks, until it has its snapshot and no lock; then `second`; then the rest.
+
+    Args:
+        conn: To the database, which nobody else uses.
+        statement: Claims or closes: whoever runs it waits for a lock of ours before it takes one.
+        first: In a thread.
+        second: Here, until it is done.
+    """
+    held, found = _LOCKING.subn(f" AND pg_advisory_xact_lock({_LOCK})::text IS NOT NULL" + r"\g<0>", statement.text)
+    assert found == 1, statement.text
+    conn.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+    with ThreadPoolExecutor(1) as there:
+        try:
+            with patch.object(statement, "text", held):
+                one = there.submit(first)
+                _settled(conn, one)
+            assert not one.done()
+            second()
+        finally:
+            conn.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+        one.result()
 
 
 def _settled(conn: psycopg.Connection[Any], call: Future[Any]) -> None:

@@ -25,7 +25,12 @@ _TASKS = """
     SELECT seq, id, resource_version, phase, attempt, error, due_at IS NOT NULL OR deadline IS NOT NULL, queue_key
     FROM solti.tasks JOIN solti.task_status USING (seq)
 """
-_RUNS = "SELECT seq, attempt, phase, exit_code, error, agent FROM solti.task_runs"
+# What goes on is in the status; what has ended is a run.
+_RUNS = """
+    SELECT seq, attempt, phase, exit_code, error, agent FROM solti.task_runs
+    UNION ALL
+    SELECT seq, attempt, phase, NULL, NULL, agent FROM solti.task_status WHERE deadline IS NOT NULL
+"""
 
 
 def record(conn: psycopg.Connection[Any], acts: Sequence[Act], *, max_slot_queue: int, drained: bool = True) -> History:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from checking.reference import Span
 from sqlalchemy import Connection, text
 
-from solti_store.ops import agents, attempts, listing, retention, rows, tasks
+from solti_store.ops import agents, claims, closing, listing, retention, rows, tasks
 
 if TYPE_CHECKING:
     from solti_store import TaskStore
@@ -19,6 +19,7 @@ __all__ = ["MAX_SLOT_QUEUE", "Driver", "OpsDriver", "Seen", "StoreDriver", "micr
 
 MAX_SLOT_QUEUE = 2
 
+_RUN = "seq, attempt, phase, started_at, agent, agent_id"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _START = datetime(2031, 5, 6, 7, 8, 9, 123_456, tzinfo=UTC)
 
@@ -65,7 +66,12 @@ def _look(conn: Connection) -> Seen:
 
     return Seen(
         rows("SELECT s.*, t.id, t.created_at FROM solti.tasks t JOIN solti.task_status s USING (seq) ORDER BY t.seq"),
-        rows("SELECT * FROM solti.task_runs ORDER BY seq, attempt"),
+        # What goes on is in the status; what has ended is a run.
+        rows(
+            f"SELECT {_RUN}, finished_at, exit_code, error FROM solti.task_runs"
+            f" UNION ALL SELECT {_RUN}, NULL, NULL, NULL FROM solti.task_status WHERE deadline IS NOT NULL"
+            " ORDER BY seq, attempt"
+        ),
         rows("SELECT seq, id, type, resource_version, phase, attempt FROM solti.task_events ORDER BY event"),
         rows("SELECT seq, id, state, expires_at FROM solti.agents ORDER BY seq"),
     )
@@ -76,7 +82,8 @@ _OPS = {
     for module, names in {
         tasks: "create create_many enter get replace cancel delete runs",
         agents: "register heartbeat",
-        attempts: "claim held held_keys start finish_many reap sign_off",
+        claims: "claim held held_keys start",
+        closing: "finish_untouched finish_free finish_many reap sign_off",
         retention: "prune",
     }.items()
     for name in names.split()
@@ -104,12 +111,26 @@ class OpsDriver:
             return error, now
 
     def _as_the_store(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "finish_many":
+            return self._finish_many(*args)
         answer = self._run(name, *args, **kwargs)
         if name == "create" and answer is None:
             # It waits, or replaces.
             return self._run("enter", *args)
+        if name == "claim":
+            assert not answer.unreadable
+            return answer.claims
         # Only who has committed reads it.
         return rows.task(answer) if name == "cancel" else answer
+
+    def _finish_many(self, results: Any) -> Any:
+        finishing = closing.Finishing(results)
+        for step in ("finish_untouched", "finish_free"):
+            if left := finishing.left:
+                finishing.done(self._run(step, left))
+        if left := finishing.left:
+            finishing.judged(self._run("finish_many", left))
+        return finishing.answers
 
     def _run(self, name: str, *args: Any, **kwargs: Any) -> Any:
         # Looked up each time: a mutant may have taken its place.

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from support import connect
 
-from solti_store.ops import attempts, slots, tasks
+from solti_store.ops import closing, slots, tasks
 from solti_store.sql import agents as agents_sql
-from solti_store.sql import attempts as attempts_sql
+from solti_store.sql import claims as claims_sql
+from solti_store.sql import closing as closing_sql
 from solti_store.sql import slots as slots_sql
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ __all__ = ["MUTANTS", "apply_from_environment", "mutated"]
 
 VARIABLE = "SOLTI_CHAOS_MUTANT"
 OWNERS = "uq_task_status_owner"
+# In what closes: the attempt, that it runs, the version.
+_ATTEMPT = r"\S+\.attempt = \w+\.attempt"
+_RUNNING = r"CASE WHEN \(solti\.task_status\.phase = .*? END"
+_VERSION = r"\S+\.resource_version = \w+\.version"
+# In what starts: which rows to write, by what stays the same when they change.
+_BY_SEQ = (r"ctid = any\(.*\s.*tid\[\]\)\)", "seq IN (SELECT seq FROM picked)")
 NOTHING = "(lambda *_, **__: None)"
 
 Undo: TypeAlias = "Callable[[], None]"
@@ -87,23 +94,38 @@ def _no_index_of_owners(url: str) -> list[Undo]:
 #: By name, what takes the pieces out of this process or of the database, and gives back how to put them in again.
 MUTANTS: dict[str, Callable[[str], list[Undo]]] = {
     "no fence": lambda _: [
-        _rewritten(attempts, "finish_many", 'row.phase == "running" and row.attempt == claim.attempt', "True"),
-        _without(
-            attempts_sql.CLOSE,
-            r" AND \S+\.attempt = \w+\.attempt",
-            r" AND CASE WHEN \(solti\.task_status\.phase = .*? END",
+        _rewritten(closing, "_mine", ' and row.phase == "running" and row.attempt == claim.attempt', ""),
+        _changed(closing_sql.CLOSE, (f"{_ATTEMPT} AND {_RUNNING}", "true")),
+    ],
+    "no fence where nothing was touched": lambda _: [
+        _changed(closing_sql.CLOSE_UNTOUCHED, (f"{_ATTEMPT} AND {_RUNNING} AND {_VERSION}", "true")),
+    ],
+    "no version where nothing was touched": lambda _: [_without(closing_sql.CLOSE_UNTOUCHED, f" AND {_VERSION}")],
+    "nobody is seen to wait": lambda _: [
+        _without(closing_sql.CLOSE_UNTOUCHED, r" AND \(SELECT other\.seq [\s\S]*?\) IS NULL"),
+    ],
+    "finish without a lock": lambda _: [
+        _without(closing_sql.LOCK_FREE, " FOR UPDATE SKIP LOCKED"),
+        _without(closing_sql.LOCK, " FOR UPDATE"),
+    ],
+    "finish of what was touched meanwhile": lambda _: [
+        _changed(
+            closing_sql.CLOSE_UNTOUCHED, (r"task_status\.ctid = untouched\.ctid", "task_status.seq = untouched.seq")
         ),
     ],
-    "finish without a lock": lambda _: [_without(attempts_sql.LOCK, " FOR UPDATE")],
     "claim without a lock": lambda _: [
-        _without(statement, " FOR UPDATE SKIP LOCKED") for statement in (attempts_sql.PICK, attempts_sql.PICK_REST)
+        _changed(statement, (" FOR UPDATE SKIP LOCKED", ""), _BY_SEQ)
+        for statement in (claims_sql.CLAIM, claims_sql.CLAIM_BY_ROUTE)
+    ],
+    "claim of what was replaced meanwhile": lambda _: [
+        _changed(statement, _BY_SEQ) for statement in (claims_sql.CLAIM, claims_sql.CLAIM_BY_ROUTE)
     ],
     "reaper that ignores the lease": lambda _: [
         _without(agents_sql.CLOSE_EXPIRED, r" AND solti\.agents\.expires_at < coalesce\(.*?\(\)\)")
     ],
     "queue without a lock": lambda _: [_without(slots_sql.LOCK_OWNERS, " FOR UPDATE")],
     "no index of owners": _no_index_of_owners,
-    "nobody is admitted after a finish": lambda _: [_rewritten(attempts, "_close", "slots.admit", NOTHING)],
+    "nobody is admitted after a finish": lambda _: [_rewritten(closing, "_close", "slots.admit", NOTHING)],
     "nobody is admitted after a cancellation": lambda _: [_rewritten(tasks, "cancel", "slots.admit", NOTHING)],
     "nobody is admitted after a deletion": lambda _: [_rewritten(tasks, "delete", "slots.admit", NOTHING)],
     "the last of the queue is admitted": lambda _: [

@@ -127,9 +127,8 @@ def test_the_books_agree_after_a_random_history(database_url: str, seed: int) ->
 
     for task in tasks:
         mine = [run for run in runs if run.seq == task.seq]
-        assert [run.attempt for run in mine] == list(range(1, task.attempt + 1)), "attempts have a gap"
-        open_runs = [run.attempt for run in mine if run.finished_at is None]
-        assert open_runs == ([task.attempt] if task.phase == "running" else []), "status and runs disagree"
+        ended = task.attempt - (task.phase == "running")
+        assert [run.attempt for run in mine] == list(range(1, ended + 1)), "status and runs disagree"
         steps = [one.resource_version for one in events if one.seq == task.seq and one.type != "refused"]
         assert sorted(steps) == list(range(1, task.resource_version + 1)), "a step without its one event"
 

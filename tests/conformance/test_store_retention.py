@@ -64,7 +64,8 @@ def test_final_tasks_go_with_their_runs_and_nothing_else_does(
     assert store.get("waits").status.phase is TaskPhase.FAILED
     rows = database.execute("SELECT id FROM solti.task_events WHERE type = 'deleted' ORDER BY id").fetchall()
     assert [row[0] for row in rows] == ["canceled", "failed", "succeeded"]
-    assert database.execute("SELECT count(*) FROM solti.task_runs").fetchall() == [(2,)]
+    assert database.execute("SELECT count(*) FROM solti.task_runs").fetchall() == [(1,)]
+    assert [run.phase for run in store.runs("runs")] == ["running"]
 
 
 def test_old_runs_go_and_the_running_one_stays(store: TaskStore, database: psycopg.Connection[Any]) -> None:

@@ -88,7 +88,7 @@ def test_it_waits_for_its_restart_or_is_final(store: TaskStore, database_url: st
     assert said(waits, "waits until AT for its restart: attempt 1 ended failed: first")
     assert waits.at.datetime - store.get("a").metadata.updated_at.datetime > timedelta(minutes=59)
     with engine.begin() as connection:
-        connection.execute(text("UPDATE solti.task_status SET due_at = now() - interval '1 second'"))
+        connection.execute(text("UPDATE solti.task_status SET due_at = now()"))
     store.finish(store.claim(agent)[0], Outcome.failed("second"))
     final = store.why("a")
     assert final.reason is WhyReason.FINAL

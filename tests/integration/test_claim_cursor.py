@@ -11,7 +11,7 @@ from support import connect, spec
 
 from solti_store import Agent, AgentLost, Invalid, Outcome, TaskStore
 from solti_store.rules.claim_cursor import ClaimCursor
-from solti_store.sql import attempts
+from solti_store.sql import closing
 
 
 class Clock:
@@ -107,11 +107,11 @@ def test_an_attempt_is_closed_by_primary_keys_and_not_by_what_ever_ran(database_
         database.execute("VACUUM (ANALYZE) solti.task_status, solti.task_runs, solti.tasks")
         with database.transaction():
             database.execute("SET LOCAL enable_seqscan = off")
-            arrays = {name: [1] for name in ("seqs", "attempts", "exit_codes", "streaks", "delays")}
+            arrays = {name: [1] for name in ("seqs", "attempts", "versions", "exit_codes", "streaks", "delays")}
             texts = {name: ["failed"] for name in ("run_phases", "phases", "errors", "stdouts", "stderrs")}
             plan = database.execute(
-                f"EXPLAIN {attempts.CLOSE.text}",
-                attempts.CLOSE.parameters(arrays | texts | {"now": None}),
+                f"EXPLAIN {closing.CLOSE.text}",
+                closing.CLOSE.parameters(arrays | texts | {"now": None}),
             ).fetchall()
     lines = [line for (line,) in plan]
     assert any("pk_task_status" in line for line in lines)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from proxy import Proxy, When
 from sqlalchemy import create_engine, make_url, text
-from support import connect, retrying, spec
+from support import connect, retrying, selecting, spec
 
 from solti_store import (
     AsyncTaskStore,
@@ -27,6 +27,8 @@ from solti_store import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+CLOSING = "WITH untouched"
+IN_TURN = "(id, since) JOIN LATERAL (SELECT free"
 COMMIT = "COMMIT\0"  # the statement, not the isolation level in BEGIN
 QUICK = RetryPolicy(attempts=3, first_s=0.001, max_s=0.01)
 
@@ -101,18 +103,31 @@ def test_a_finish_is_safe_to_repeat(proxy: Proxy, when: When) -> None:
     with open_store(proxy) as store:
         store.create("a", retrying("a"))
         claim = store.start("a")
-        proxy.cut(COMMIT, when)
+        proxy.cut(CLOSING, when)
         store.finish(claim, Outcome.failed("no"))
         assert proxy.cuts == 1
         task = store.get("a")
         assert (task.phase, task.metadata.resource_version, len(store.runs("a"))) == (TaskPhase.FAILED, 3, 1)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_finish_of_what_was_touched_is_safe_to_repeat(proxy: Proxy, when: When) -> None:
+    with open_store(proxy) as store:
+        store.create("a", retrying("a"))
+        claim = store.start("a")
+        store.update("a", lambda old: old.replace(timeout=1))
+        proxy.cut(COMMIT, when)
+        store.finish(claim, Outcome.failed("no"))
+        assert proxy.cuts == 1
+        task = store.get("a")
+        assert (task.phase, task.metadata.resource_version, len(store.runs("a"))) == (TaskPhase.FAILED, 4, 1)
+
+
 def test_when_every_repetition_fails_the_outcome_is_unknown_not_nothing(proxy: Proxy) -> None:
     with open_store(proxy) as store:
         store.create("a", retrying("a"))
         claim = store.start("a")
-        proxy.cut(COMMIT, "after", times=QUICK.attempts)
+        proxy.cut(CLOSING, "after", times=QUICK.attempts)
         with pytest.raises(OutcomeUnknown):
             store.finish(claim, Outcome.failed("no"))
         assert store.get("a").phase is TaskPhase.FAILED
@@ -122,13 +137,34 @@ def test_a_claim_whose_commit_was_lost_is_not_repeated_and_can_be_recovered(prox
     with open_store(proxy) as store:
         agent = store.register("w")
         store.create_many([("a", spec()), ("b", spec())])
-        proxy.cut(COMMIT, "after")
+        proxy.cut("WITH holder", "after")
         with pytest.raises(OutcomeUnknown):
             store.claim(agent)
         (claim,) = store.held(agent)
         assert claim.task_id == "a"
         assert store.get("b").phase is TaskPhase.PENDING
         store.finish(claim, Outcome.succeeded())
+
+
+@pytest.mark.parametrize(("when", "most"), [("before", 2), ("after", 3)])
+def test_a_claim_that_fails_half_done_is_of_unknown_outcome(
+    proxy: Proxy, database_url: str, when: When, most: int
+) -> None:
+    with open_store(proxy) as store, connect(database_url) as other:
+        agent = store.register("w", labels={"zone": "a"})
+        for n in range(5):
+            store.create(f"t-{n}", spec(runner_selector=selecting(zone="a") if n % 2 else None))
+        (known,) = store.claim(agent)
+        with other.transaction():
+            # One of those that its route gives: the claim is one short, and looks for more in a second statement.
+            other.execute("SELECT FROM solti.task_status WHERE due_at IS NOT NULL ORDER BY seq LIMIT 1 FOR UPDATE")
+            proxy.cut(IN_TURN, when)
+            with pytest.raises(OutcomeUnknown):
+                store.claim(agent, limit=3)
+            assert proxy.cuts == 1
+            started = {claim.task_id for claim in store.held(agent)} - {known.task_id}
+            assert len(started) == most
+            assert "t-1" not in started
 
 
 def test_a_server_that_stays_away_is_unavailable(proxy: Proxy) -> None:

@@ -18,7 +18,7 @@ from workers import create, eventually, is_alive, shell, working, written
 from solti_store.engine import open_async_engine
 from solti_store.errors import OutcomeUnknown, SchemaMismatch, StoreUnavailable
 from solti_store.model import RestartPolicy, Subprocess, TaskPhase
-from solti_store.ops import attempts
+from solti_store.ops import closing
 from solti_store.retry import RetryPolicy
 from solti_store.store import AsyncTaskStore
 from solti_store.worker import Reaped, Refused, Started, Worker, WorkerEvent, WorkerReport
@@ -132,7 +132,7 @@ def reap_all(url: str) -> Sequence[Reaped]:
     try:
         with engine.begin() as connection:
             later = datetime.now(UTC) + timedelta(days=1)
-            return attempts.reap(connection, limit=100, grace=timedelta(days=1), now=later)
+            return closing.reap(connection, limit=100, grace=timedelta(days=1), now=later)
     finally:
         engine.dispose()
 
