@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
-from solti_store.ops import agents, arguments, claims, closing, label_index, listing, schema, tasks
+from solti_store.ops import agents, arguments, claims, closing, label_index, listing, rows, schema, tasks
 from solti_store.ops import retention as retaining
 from solti_store.ops import why as explaining
 from solti_store.ops.closing import Finishing
@@ -162,11 +162,15 @@ class TaskStore:
             SlotBusy: The slot has an owner, and the policy is `dropIfRunning`.
             SlotQueueFull: The policy is `queue`, and as many as may wait already.
         """
-        task = self._run(tasks.create, ONCE, task_id, spec)
-        return task if task is not None else self.create_many([(task_id, spec)])[0]
+        task = self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        if task is None:
+            task = self._run(tasks.enter, BATCH_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        return task
 
     def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """Create all of these tasks, in this order, or none.
+
+        What they are then: one that a later one of the batch replaces is canceled already.
 
         Raises:
             AlreadyExists: One of the ids is taken; the error names the first.
@@ -280,8 +284,9 @@ class TaskStore:
 
         Raises:
             NotFound: There is no task of this id.
+            Invalid: The id is none; or the task is canceled, and cannot be shown, for somebody wrote its spec by hand.
         """
-        return self._run(tasks.cancel, BATCH_ONCE, task_id)
+        return rows.task(self._run(tasks.cancel, BATCH_ONCE, task_id))
 
     def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """Delete a task with its runs, whatever its phase. If it owned its slot, the next one is admitted.
@@ -435,10 +440,11 @@ class TaskStore:
     def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """Close the attempts of agents that fell silent, and those whose timeout nobody enforced.
 
-        Any process may call this, at any time, also several at once.
+        Any process may call this, at any time, also several at once. Of some slots each time, it also lets the next one
+        in where the owner was deleted by hand.
 
         Args:
-            limit: The most agents, and the most overdue attempts, of one call.
+            limit: The most agents, the most overdue attempts, and the most queues, of one call.
             grace: How long past its deadline an attempt is left to its worker, to stop and report it.
         """
         return self._run(closing.reap, BATCH_FENCED, limit=limit, grace=grace)
@@ -528,8 +534,10 @@ class AsyncTaskStore:
 
     async def create(self, task_id: str, spec: TaskSpec) -> Task:
         """As `TaskStore.create`."""
-        task = await self._run(tasks.create, ONCE, task_id, spec)
-        return task if task is not None else (await self.create_many([(task_id, spec)]))[0]
+        task = await self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        if task is None:
+            task = await self._run(tasks.enter, BATCH_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        return task
 
     async def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """As `TaskStore.create_many`."""
@@ -584,7 +592,7 @@ class AsyncTaskStore:
 
     async def cancel(self, task_id: str) -> Task:
         """As `TaskStore.cancel`."""
-        return await self._run(tasks.cancel, BATCH_ONCE, task_id)
+        return rows.task(await self._run(tasks.cancel, BATCH_ONCE, task_id))
 
     async def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """As `TaskStore.delete`."""

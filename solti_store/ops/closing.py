@@ -319,7 +319,9 @@ def reap(conn: Connection, *, limit: int, grace: timedelta, now: datetime | None
         raise Invalid(f"invalid model: grace must be from 0 to {MAX_GRACE}, got {grace}", field="grace")
     agents_sql.CLOSE_EXPIRED.all(conn, {"limit": most, "now": now})
     abandoned = sql.LOCK_ABANDONED.all(conn, {"limit": most, "grace": grace, "now": now})
-    return _close(conn, [(row, _abandoned) for row in _with_free_heads(conn, abandoned)], now)
+    reaped = _close(conn, [(row, _abandoned) for row in _with_free_heads(conn, abandoned)], now)
+    slots.admit_orphans(conn, limit=most, now=now)
+    return reaped
 
 
 def sign_off(conn: Connection, agent: Agent, *, now: datetime | None = None) -> list[Reaped]:

@@ -206,7 +206,7 @@ LOOK = Prepared(
 
 #: Locks the task `id` unless it is running.
 PICK_BY_ID = Prepared(
-    select(task_status.c.seq, task_status.c.slot)
+    select(task_status.c.seq)
     .join(tasks, tasks.c.seq == task_status.c.seq)
     .where(tasks.c.id == _id, task_status.c.phase != "running")
     .with_for_update(of=task_status)
