@@ -14,6 +14,7 @@ from support import connect, queued, retrying, selecting, silence, spec
 from solti_store import (
     AdmissionPolicy,
     AlreadyExists,
+    BackoffPolicy,
     Invalid,
     Outcome,
     RestartPolicy,
@@ -27,7 +28,7 @@ from solti_store import (
     VersionConflict,
     WhyReason,
 )
-from solti_store.model import Slot
+from solti_store.model import JitterPolicy, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -512,7 +513,8 @@ def test_why_tells_what_the_owner_does(store: TaskStore) -> None:
     def said(pattern: str) -> bool:
         return re.fullmatch(pattern.replace("AT", r"[-0-9T:]+Z"), store.why("b").message) is not None
 
-    store.create_many([("a", spec("s", restart=RestartPolicy.on_failure())), ("b", queued("s"))])
+    minutes = BackoffPolicy(jitter=JitterPolicy.NONE, first_ms=60_000, max_ms=60_000)
+    store.create_many([("a", spec("s", restart=RestartPolicy.on_failure(), backoff=minutes)), ("b", queued("s"))])
     assert said("queued behind a in slot s, which is due since AT; it is the next")
     running = claim(store)
     assert said("queued behind a in slot s, which runs on w since AT; it is the next")
