@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from solti_store.ops.agents import Agent as Agent
     from solti_store.ops.agents import CancelRequest as CancelRequest
     from solti_store.ops.closing import Reaped as Reaped
+    from solti_store.ops.feed import Changes as Changes
     from solti_store.ops.retention import Pruned as Pruned
     from solti_store.ops.rows import Claim as Claim
     from solti_store.retry import RetryPolicy as RetryPolicy
@@ -70,9 +71,9 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "solti_store.errors": (
-        "AgentLost AlreadyExists AlreadyRunning EmbeddedError FeedExpired FeedUnavailable Invalid InvalidCursor LeaseLost"
-        " ModelError NotFound OutcomeUnknown SchemaMismatch SlotBusy SlotQueueFull SoltiStoreError StoreUnavailable TransactionAborted"
-        " VersionConflict"
+        "AgentLost AlreadyExists AlreadyRunning EmbeddedError FeedExpired FeedUnavailable Invalid InvalidCursor"
+        " LeaseLost ModelError NotFound OutcomeUnknown SchemaMismatch SlotBusy SlotQueueFull SoltiStoreError"
+        " StoreUnavailable TransactionAborted VersionConflict"
     ),
     "solti_store.model": (
         "AdmissionPolicy AgentState AgentStatus BackoffPolicy Bookmark ChangeKind Container Embedded EventType"
@@ -81,6 +82,7 @@ _HOMES = {
     ),
     "solti_store.ops.agents": "Agent CancelRequest",
     "solti_store.ops.closing": "Reaped",
+    "solti_store.ops.feed": "Changes",
     "solti_store.ops.retention": "Pruned",
     "solti_store.ops.rows": "Claim",
     "solti_store.retry": "RetryPolicy",

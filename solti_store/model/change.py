@@ -8,7 +8,7 @@ from pydantic import Field
 from solti_store.model._base import Value, is_none
 from solti_store.model.phase import TaskPhase
 from solti_store.model.resource import Task
-from solti_store.model.scalars import TaskId, Text, Timestamp, U64
+from solti_store.model.scalars import U64, TaskId, Text, Timestamp
 
 __all__ = ["Bookmark", "ChangeKind", "EventType", "TaskChange"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from solti_store.model import Task, TaskQuery
     from solti_store.sql.driver import Row
 
-__all__ = ["Changes", "changes", "now", "renew"]
+__all__ = ["Changes", "changes", "last_event", "token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +36,29 @@ class Changes:
     is_all: bool
 
 
-def now(conn: Connection) -> str | None:
-    """The token of the present moment; None in a database that was restored, before `renew`."""
-    floor = sql.LAST_EVENT.one(conn, {}).event
+def last_event(conn: Connection) -> int:
+    """Which event was written last; renews the feed of a database that was restored."""
+    if not _state(conn).is_valid:
+        sql.RENEW.one(conn, {})
+    return int(sql.LAST_EVENT.one(conn, {}).event)
+
+
+def token(conn: Connection, *, floor: int) -> str:
+    """The token of this statement's snapshot, or of the transaction's.
+
+    Args:
+        conn: The connection.
+        floor: What `last_event` said before the snapshot.
+    """
     state = _state(conn)
-    if not state.is_valid:
-        return None
     return FeedPosition.start(state.epoch, Snapshot.parse(state.snapshot), floor=floor, mark=state.mark).encode()
 
 
-def renew(conn: Connection) -> None:
-    """Begin a new epoch: of a restored database, the numbers in old tokens mean nothing."""
-    if not _state(conn).is_valid:
-        sql.RENEW.one(conn, {})
-
-
-def changes(conn: Connection, token: str, query: TaskQuery, *, limit: int) -> Changes:
+def changes(conn: Connection, since: str, query: TaskQuery, *, limit: int) -> Changes:
     """What has come since a token, up to `limit` events: those that the watcher of `query` sees."""
     most = arguments.limit(limit)
     try:
-        position = FeedPosition.decode(token)
+        position = FeedPosition.decode(since)
     except (ValueError, TypeError):
         raise Invalid("invalid model: the token is damaged, or of another version", field="token") from None
     state = _state(conn)
@@ -143,4 +146,3 @@ def _task(row: Row) -> Task | None:
     except ModelError:
         # Of a spec that this version cannot read; the feed goes on.
         return None
-

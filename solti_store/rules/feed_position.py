@@ -5,9 +5,9 @@ reader that remembers the last number it saw misses what was committed late. So 
 look: the next look has the events of transactions that are over now and were not over then, in order of their numbers.
 No writer waits for that, and none is missed.
 
-Where the events of new transactions begin follows from numbers alone: who had not begun at a snapshot draws its numbers
-later, so they are above what the numbers had come to before that snapshot, the floor. Those of transactions that went on
-then are found by these transactions.
+Where the events of new transactions begin follows from numbers alone: who had not begun at a snapshot draws its
+numbers later, so they are above what the numbers had come to before that snapshot, the floor. Those of transactions
+that went on then are found by these transactions.
 """
 
 from __future__ import annotations
@@ -113,8 +113,12 @@ class FeedPosition:
         return cls(epoch, snapshot.xmax, snapshot.open, floor, mark)
 
     def is_kept(self, *, pruned: int, pruned_xid: int) -> bool:
-        """Whether all there is to read is still there, when events up to `pruned`, of transactions up to `pruned_xid`,
-        may be gone."""
+        """Whether all that is to be read is still there.
+
+        Args:
+            pruned: Events up to this one may be gone.
+            pruned_xid: All of those are of transactions up to this one.
+        """
         return max(self.floor, self.after) >= pruned and all(xid > pruned_xid for xid in self.open)
 
     def look(self, snapshot: Snapshot, *, mark: int) -> Self:

@@ -206,7 +206,7 @@ LOOK = Prepared(
 
 #: Locks the task `id` unless it is running.
 PICK_BY_ID = Prepared(
-    select(task_status.c.seq)
+    select(task_status.c.seq, task_status.c.phase)
     .join(tasks, tasks.c.seq == task_status.c.seq)
     .where(tasks.c.id == _id, task_status.c.phase != "running")
     .with_for_update(of=task_status)
@@ -218,7 +218,11 @@ _by_hand = _starting(task_status.c.seq == bindparam("picked_seq", type_=BigInteg
 #:
 #: A statement of its own, after the lock. The lock may come right after another's commit, and then a statement that
 #: locks has the new status, but beside it the spec, and so the timeout, from before that commit.
-START = Prepared(select(*_claim_columns(_by_hand)).add_cte(event(_by_hand, "started", before=bindparam("phase_before", type_=Text()))))
+START = Prepared(
+    select(*_claim_columns(_by_hand)).add_cte(
+        event(_by_hand, "started", before=bindparam("phase_before", type_=Text()))
+    )
+)
 
 # --- reading ------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Text, literal, select
+from sqlalchemy import BigInteger, ColumnElement, Text, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 
 from solti_store.sql.tables import LATEST, task_events, task_status, tasks
@@ -12,7 +12,7 @@ from solti_store.sql.tables import LATEST, task_events, task_status, tasks
 if TYPE_CHECKING:
     from sqlalchemy import CTE, FromClause
 
-__all__ = ["CHANGED", "DELETING", "event"]
+__all__ = ["CHANGED", "DELETING", "deletion", "event"]
 
 #: What `event` needs to know of a task that was changed, for the RETURNING of the change.
 CHANGED = (
@@ -24,8 +24,26 @@ CHANGED = (
     task_status.c.attempt,
 )
 
-#: The same of a task that is about to be deleted, as of now: nothing of it will be left to return.
-DELETING = (*(c for c in CHANGED if c is not task_status.c.updated_at), LATEST.label("updated_at"))
+#: The same of a task that is about to be deleted, as of now, with what `deletion` needs: nothing of it will be left to
+#: return.
+DELETING = (
+    *(c for c in CHANGED if c is not task_status.c.updated_at),
+    LATEST.label("updated_at"),
+    tasks.c.labels,
+    func.jsonb_build_object(
+        literal("spec", Text),
+        tasks.c.spec,
+        literal("generation", Text),
+        tasks.c.generation,
+        literal("createdAt", Text),
+        cast(func.extract("epoch", func.date_trunc("milliseconds", tasks.c.created_at)) * 1000, BigInteger),
+    ).label("last_state"),
+)
+
+
+def deletion(source: FromClause) -> CTE:
+    """A CTE that writes the event of each task of `source`, which has the columns of `DELETING`."""
+    return event(source, "deleted", before=source.c.phase, labels_before=source.c.labels, detail=source.c.last_state)
 
 
 def event(

@@ -15,22 +15,25 @@ __all__ = ["DELETE_EVENTS", "EVENTS_MAX", "FEED", "LAST_EVENT", "READ", "RENEW"]
 #: The most events of one reading.
 EVENTS_MAX = 1000
 
+# Of a sequence that was never used, the last value is the first it will give.
+_DRAWN = "last_value - CAST(NOT is_called AS integer)"
+
 #: Which number was drawn last.
-LAST_EVENT = Prepared(text("SELECT last_value AS event FROM solti.task_events_event_seq"))
+LAST_EVENT = Prepared(text(f"SELECT {_DRAWN} AS event FROM solti.task_events_event_seq"))  # noqa: S608 - a constant
 
 #: What a reader has to know before it reads. `is_valid` is false in a database that was restored from a dump: the row
 #: was written by a transaction of another cluster. A standby's snapshots leave out transactions that go on.
 FEED = Prepared(
-    text("""
+    text(f"""
     SELECT pg_is_in_recovery() AS is_standby,
            CAST(CAST(f.xmin AS text) AS bigint) = CAST(CAST(f.written_by AS text) AS bigint) & 4294967295
                AND f.written_by < pg_snapshot_xmax(pg_current_snapshot()) AS is_valid,
            f.epoch || CASE WHEN pg_is_in_recovery() THEN ''
                            ELSE '.' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END AS epoch,
            CAST(pg_current_snapshot() AS text) AS snapshot,
-           (SELECT last_value FROM solti.task_events_event_seq) AS mark
+           (SELECT {_DRAWN} FROM solti.task_events_event_seq) AS mark
     FROM solti.feed AS f
-    """)
+    """)  # noqa: S608 - a constant
 )
 
 #: Begins a new epoch, for a database that was restored.
