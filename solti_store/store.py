@@ -210,10 +210,11 @@ class TaskStore:
         """
         if query.with_token:
             self._require_pool("a token of the feed")
-            floor = self._run(feed.last_event, READ)
-            listed = self._run(listing.list_page, SNAPSHOT, query, floor=floor)
-        else:
-            listed = self._run(listing.list_page, READ, query)
+        mode = SNAPSHOT if query.with_token else READ
+        listed = self._run(listing.list_page, mode, query)
+        if listed.feed_is_stale:
+            self._run(feed.renew, BATCH_FENCED)
+            listed = self._run(listing.list_page, mode, query)
         if listed.index_lags and isinstance(self._run, Pooled):
             # It has fallen behind so far that no worker seems to keep it. The page is made, whatever comes of this.
             with suppress(SoltiStoreError):
@@ -344,8 +345,9 @@ class TaskStore:
             Invalid: The store was made by `using`.
         """
         self._require_pool("a token of the feed")
-        floor = self._run(feed.last_event, READ)
-        return self._run(feed.token, READ, floor=floor)
+        while (token := self._run(feed.token, READ)) is None:
+            self._run(feed.renew, BATCH_FENCED)
+        return token
 
     def changes(self, since: str, query: TaskQuery = TaskQuery(), *, limit: int = MAX_LIMIT) -> Changes:
         """What has happened since a token: once, without waiting for more.
@@ -627,10 +629,11 @@ class AsyncTaskStore:
         """As `TaskStore.list`."""
         if query.with_token:
             self._require_pool("a token of the feed")
-            floor = await self._run(feed.last_event, READ)
-            listed = await self._run(listing.list_page, SNAPSHOT, query, floor=floor)
-        else:
-            listed = await self._run(listing.list_page, READ, query)
+        mode = SNAPSHOT if query.with_token else READ
+        listed = await self._run(listing.list_page, mode, query)
+        if listed.feed_is_stale:
+            await self._run(feed.renew, BATCH_FENCED)
+            listed = await self._run(listing.list_page, mode, query)
         if listed.index_lags and isinstance(self._run, AsyncPooled):
             # It has fallen behind so far that no worker seems to keep it. The page is made, whatever comes of this.
             with suppress(SoltiStoreError):
@@ -690,8 +693,9 @@ class AsyncTaskStore:
     async def token(self) -> str:
         """As `TaskStore.token`."""
         self._require_pool("a token of the feed")
-        floor = await self._run(feed.last_event, READ)
-        return await self._run(feed.token, READ, floor=floor)
+        while (token := await self._run(feed.token, READ)) is None:
+            await self._run(feed.renew, BATCH_FENCED)
+        return token
 
     async def changes(self, since: str, query: TaskQuery = TaskQuery(), *, limit: int = MAX_LIMIT) -> Changes:
         """As `TaskStore.changes`."""

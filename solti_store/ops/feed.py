@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from solti_store.model import Task, TaskQuery
     from solti_store.sql.driver import Row
 
-__all__ = ["Changes", "changes", "last_event", "token"]
+__all__ = ["Changes", "changes", "renew", "token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +36,16 @@ class Changes:
     is_all: bool
 
 
-def last_event(conn: Connection) -> int:
-    """Which event was written last; renews the feed of a database that was restored."""
+def token(conn: Connection) -> str | None:
+    """The token of this statement's snapshot, or of the transaction's; None before `renew` of a restored database."""
+    state = _state(conn)
+    return FeedPosition.of(state.epoch, Snapshot.parse(state.snapshot)).encode() if state.is_valid else None
+
+
+def renew(conn: Connection) -> None:
+    """Begin a new epoch of a database that was restored: what is in old tokens means nothing in it."""
     if not _state(conn).is_valid:
         sql.RENEW.one(conn, {})
-    return int(sql.LAST_EVENT.one(conn, {}).event)
-
-
-def token(conn: Connection, *, floor: int) -> str:
-    """The token of this statement's snapshot, or of the transaction's.
-
-    Args:
-        conn: The connection.
-        floor: What `last_event` said before the snapshot.
-    """
-    state = _state(conn)
-    return FeedPosition.start(state.epoch, Snapshot.parse(state.snapshot), floor=floor, mark=state.mark).encode()
 
 
 def changes(conn: Connection, since: str, query: TaskQuery, *, limit: int) -> Changes:
@@ -65,14 +59,14 @@ def changes(conn: Connection, since: str, query: TaskQuery, *, limit: int) -> Ch
     if not state.is_valid or state.epoch != position.epoch:
         raise FeedExpired("the token is of another database, or of this one before it was restored or failed over")
     if position.within is None:
-        position = position.look(Snapshot.parse(state.snapshot), mark=state.mark)
+        position = position.look(Snapshot.parse(state.snapshot))
     if (look := position.next()) is None:
         return Changes([], position.done().encode(), is_all=True)
-    found = sql.READ.all(
+    statement = sql.GO_ON if look.after else sql.BEGIN
+    found = statement.all(
         conn,
         {
             "after": look.after,
-            "floor": look.floor,
             "since": str(look.since),
             "ended": [str(xid) for xid in look.ended],
             "within": look.within,

@@ -46,21 +46,17 @@ class Listed:
     Attributes:
         page: The page.
         index_lags: Whether the label index should be brought up to date.
+        feed_is_stale: Whether the page should have a token and has none, before `feed.renew`.
     """
 
     page: TaskPage
     index_lags: bool
+    feed_is_stale: bool
 
 
-def list_page(conn: Connection, query: TaskQuery, *, floor: int | None = None) -> Listed:
-    """One page of the tasks that meet `query`.
-
-    Args:
-        conn: In one snapshot all along, if the query asks for a token.
-        query: What to list.
-        floor: Which event had been the last before that snapshot, if it does.
-    """
-    token = None if floor is None else feed.token(conn, floor=floor)
+def list_page(conn: Connection, query: TaskQuery) -> Listed:
+    """One page of the tasks that meet `query`; in one snapshot all along, if it asks for a token."""
+    token = feed.token(conn) if query.with_token else None
     listing = _Listing(conn, query)
     found = listing.hits()
     shown = found[: query.limit]
@@ -75,7 +71,11 @@ def list_page(conn: Connection, query: TaskQuery, *, floor: int | None = None) -
         prev_cursor=listing.cursor(shown, backward=True) if listing.has_before(more=more) else None,
         token=token,
     )
-    return Listed(page, index_lags=listing.index is not None and listing.index.lags)
+    return Listed(
+        page,
+        index_lags=listing.index is not None and listing.index.lags,
+        feed_is_stale=query.with_token and token is None,
+    )
 
 
 def following(query: TaskQuery, page: TaskPage) -> TaskQuery | None:

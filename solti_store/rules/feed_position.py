@@ -4,10 +4,6 @@ Events are numbered when they are written, and seen when their transactions are 
 reader that remembers the last number it saw misses what was committed late. So it remembers the snapshot of its last
 look: the next look has the events of transactions that are over now and were not over then, in order of their numbers.
 No writer waits for that, and none is missed.
-
-Where the events of new transactions begin follows from numbers alone: who had not begun at a snapshot draws its
-numbers later, so they are above what the numbers had come to before that snapshot, the floor. Those of transactions
-that went on then are found by these transactions.
 """
 
 from __future__ import annotations
@@ -59,18 +55,16 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Which events to read next.
+    """Which events to read next: all of them after a number that are of these transactions.
 
     Attributes:
-        after: With higher numbers than this one.
-        floor: Of transactions from `since` on with higher numbers than this too,
-        since: and
-        ended: of these, whatever their numbers;
+        after: The number.
+        since: Of transactions from this one on,
+        ended: and of these,
         within: as far as they are over in this snapshot.
     """
 
     after: int
-    floor: int
     since: int
     ended: list[int]
     within: str
@@ -84,46 +78,24 @@ class FeedPosition:
         epoch: Of which life of which database the numbers are.
         xmax: All transactions from this one on are still to be read,
         open: and these, which went on at the last look.
-        floor: What those from `xmax` on write has higher numbers.
-        mark: Which number had been drawn when the last look was over: the next floor.
         within: The snapshot that is being read; None between two looks.
-        within_mark: Which number had been drawn after that snapshot.
         after: The last event that was read of it.
     """
 
     epoch: str
     xmax: int
     open: frozenset[int]
-    floor: int
-    mark: int
     within: Snapshot | None = None
-    within_mark: int = 0
     after: int = 0
 
     @classmethod
-    def start(cls, epoch: str, snapshot: Snapshot, *, floor: int, mark: int) -> Self:
-        """From a snapshot on.
+    def of(cls, epoch: str, snapshot: Snapshot) -> Self:
+        """All that a snapshot does not have yet is still to be read."""
+        return cls(epoch, snapshot.xmax, snapshot.open)
 
-        Args:
-            epoch: Of the database.
-            snapshot: The snapshot.
-            floor: Which number had been drawn before it.
-            mark: Which one after it.
-        """
-        return cls(epoch, snapshot.xmax, snapshot.open, floor, mark)
-
-    def is_kept(self, *, pruned: int, pruned_xid: int) -> bool:
-        """Whether all that is to be read is still there.
-
-        Args:
-            pruned: Events up to this one may be gone.
-            pruned_xid: All of those are of transactions up to this one.
-        """
-        return max(self.floor, self.after) >= pruned and all(xid > pruned_xid for xid in self.open)
-
-    def look(self, snapshot: Snapshot, *, mark: int) -> Self:
+    def look(self, snapshot: Snapshot) -> Self:
         """Begin to read what has come by this snapshot."""
-        return replace(self, within=snapshot, within_mark=mark, after=0)
+        return replace(self, within=snapshot)
 
     def next(self) -> Look | None:
         """What to read next of the present look; None when nothing can have come since the last one."""
@@ -131,7 +103,7 @@ class FeedPosition:
         ended = sorted(xid for xid in self.open if self.within.is_over(xid))
         if not ended and self.within.xmax == self.xmax:
             return None
-        return Look(self.after, max(self.floor, self.after), self.xmax, ended, self.within.text)
+        return Look(self.after, self.xmax, ended, self.within.text)
 
     def read(self, event: int) -> Self:
         """After one event of the present look."""
@@ -140,23 +112,23 @@ class FeedPosition:
     def done(self) -> Self:
         """After all events of the present look."""
         assert self.within is not None  # noqa: S101
-        return type(self)(self.epoch, self.within.xmax, self.within.open, self.mark, self.within_mark)
+        return self.of(self.epoch, self.within)
+
+    def is_kept(self, *, pruned: int, pruned_xid: int) -> bool:
+        """Whether all that is to be read is still there.
+
+        Args:
+            pruned: Events up to this one may be gone.
+            pruned_xid: All of those are of transactions up to this one.
+        """
+        return self.after >= pruned or (pruned_xid < self.xmax and all(xid > pruned_xid for xid in self.open))
 
     # --- as text ---
 
     def encode(self) -> str:
         """The token: opaque to its bearer."""
-        parts = [
-            _VERSION,
-            self.epoch,
-            self.xmax,
-            sorted(self.open),
-            self.floor,
-            self.mark,
-            self.within and self.within.text,
-            self.within_mark,
-            self.after,
-        ]
+        within = self.within and self.within.text
+        parts = [_VERSION, self.epoch, self.xmax, sorted(self.open), within, self.after]
         body = json.dumps(parts, separators=(",", ":")).encode()
         return urlsafe_b64encode(sha256(body).digest()[:_DIGEST_BYTES] + body).decode().rstrip("=")
 
@@ -171,8 +143,8 @@ class FeedPosition:
         digest, body = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
         if digest != sha256(body).digest()[:_DIGEST_BYTES]:
             raise ValueError(token)
-        version, epoch, xmax, still_open, floor, mark, within, within_mark, after = json.loads(body)
+        version, epoch, xmax, still_open, within, after = json.loads(body)
         if version != _VERSION:
             raise ValueError(token)
         snapshot = None if within is None else Snapshot.parse(within)
-        return cls(epoch, xmax, frozenset(still_open), floor, mark, snapshot, within_mark, after)
+        return cls(epoch, xmax, frozenset(still_open), snapshot, after)

@@ -10,30 +10,20 @@ from sqlalchemy import BigInteger, Interval, Text, bindparam, text
 from solti_store.sql.driver import Prepared
 from solti_store.sql.types import BinaryArray, Instant
 
-__all__ = ["DELETE_EVENTS", "EVENTS_MAX", "FEED", "LAST_EVENT", "READ", "RENEW"]
-
-#: The most events of one reading.
-EVENTS_MAX = 1000
-
-# Of a sequence that was never used, the last value is the first it will give.
-_DRAWN = "last_value - CAST(NOT is_called AS integer)"
-
-#: Which number was drawn last.
-LAST_EVENT = Prepared(text(f"SELECT {_DRAWN} AS event FROM solti.task_events_event_seq"))  # noqa: S608 - a constant
+__all__ = ["BEGIN", "DELETE_EVENTS", "FEED", "GO_ON", "RENEW"]
 
 #: What a reader has to know before it reads. `is_valid` is false in a database that was restored from a dump: the row
 #: was written by a transaction of another cluster. A standby's snapshots leave out transactions that go on.
 FEED = Prepared(
-    text(f"""
+    text("""
     SELECT pg_is_in_recovery() AS is_standby,
            CAST(CAST(f.xmin AS text) AS bigint) = CAST(CAST(f.written_by AS text) AS bigint) & 4294967295
                AND f.written_by < pg_snapshot_xmax(pg_current_snapshot()) AS is_valid,
            f.epoch || CASE WHEN pg_is_in_recovery() THEN ''
                            ELSE '.' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END AS epoch,
-           CAST(pg_current_snapshot() AS text) AS snapshot,
-           (SELECT {_DRAWN} FROM solti.task_events_event_seq) AS mark
+           CAST(pg_current_snapshot() AS text) AS snapshot
     FROM solti.feed AS f
-    """)  # noqa: S608 - a constant
+    """)
 )
 
 #: Begins a new epoch, for a database that was restored.
@@ -41,29 +31,42 @@ RENEW = Prepared(
     text("UPDATE solti.feed SET epoch = gen_random_uuid(), written_by = pg_current_xact_id() RETURNING epoch")
 )
 
-_COLUMNS = "event, xid, at, seq, id, type, resource_version, phase, phase_before, attempt, detail, labels_before"
+#: Up to `limit` events after a number, in their order: of transactions from `since` on, and of the `ended` ones, as far
+#: as they are over in the snapshot `within`. Which labels a task had right after an event: those from before the next
+#: event that changed them, or its present ones. At least one row, with no event if there is none: which events may be
+#: gone must be of the same snapshot as those that are there.
+#:
+#: At the beginning of a look by the index of transactions, and in order of the numbers then, for they may begin
+#: anywhere; later pages of a long look go by the numbers.
+_BEGIN = """
+        SELECT event FROM (
+            SELECT event FROM solti.task_events
+            WHERE xid >= CAST(:since AS xid8) AND pg_visible_in_snapshot(xid, CAST(:within AS pg_snapshot))
+            OFFSET 0
+        ) AS of_new
+        ORDER BY event LIMIT 1000"""
+_GO_ON = """
+        SELECT event FROM solti.task_events
+        WHERE event > :after
+          AND xid >= CAST(:since AS xid8) AND pg_visible_in_snapshot(xid, CAST(:within AS pg_snapshot))
+        ORDER BY event LIMIT 1000"""
 
-#: Up to `limit` events after a number, in their order: of transactions from `since` on above a `floor`, and of the
-#: `ended` ones, as far as they are over in the snapshot `within`. Which labels a task had right after an event: those
-#: from before the next event that changed them, or its present ones. At least one row, with no event if there is none:
-#: which events may be gone must be of the same snapshot as those that are there.
-READ = Prepared(
-    text(f"""
-    WITH fresh AS (
-        SELECT {_COLUMNS} FROM solti.task_events
-        WHERE event > :floor AND xid >= CAST(:since AS xid8)
-          AND pg_visible_in_snapshot(xid, CAST(:within AS pg_snapshot))
-        ORDER BY event LIMIT {EVENTS_MAX}
+
+def _read(fresh: str) -> Prepared:
+    return Prepared(
+        text(f"""
+    WITH fresh AS ({fresh}
     ), late AS (
-        SELECT of_one.* FROM unnest(CAST(CAST(:ended AS text[]) AS xid8[])) AS ended (xid) CROSS JOIN LATERAL (
-            SELECT {_COLUMNS} FROM solti.task_events AS e
+        SELECT of_one.event FROM unnest(CAST(CAST(:ended AS text[]) AS xid8[])) AS ended (xid) CROSS JOIN LATERAL (
+            SELECT e.event FROM solti.task_events AS e
             -- As a range, or the planner may read the whole table.
             WHERE e.xid >= ended.xid AND e.xid <= ended.xid AND e.event > :after
             ORDER BY e.xid
         ) AS of_one
-        ORDER BY event LIMIT {EVENTS_MAX}
+        ORDER BY event LIMIT 1000
     ), chosen AS (
-        SELECT * FROM (SELECT * FROM fresh UNION ALL SELECT * FROM late) AS both_kinds ORDER BY event LIMIT :limit
+        SELECT event FROM (SELECT event FROM fresh UNION ALL SELECT event FROM late) AS all_new
+        ORDER BY event LIMIT :limit
     )
     SELECT f.pruned, CAST(CAST(f.pruned_xid AS text) AS bigint) AS pruned_xid,
            e.event, e.at, e.seq, e.id, e.type, e.resource_version AS event_version, e.phase AS event_phase,
@@ -77,19 +80,22 @@ READ = Prepared(
            t.generation, t.created_at, CAST(t.spec AS text) AS spec,
            s.resource_version, s.updated_at, s.phase, s.attempt, s.exit_code, s.error
     FROM solti.feed AS f
-    LEFT JOIN chosen AS e ON true
+    LEFT JOIN (chosen JOIN solti.task_events AS e USING (event)) ON true
     LEFT JOIN solti.tasks AS t ON t.seq = e.seq
     LEFT JOIN solti.task_status AS s ON s.seq = e.seq
-    ORDER BY e.event
+    ORDER BY event
     """).bindparams(  # noqa: S608 - constants
-        bindparam("after", type_=BigInteger),
-        bindparam("floor", type_=BigInteger),
-        bindparam("since", type_=Text),
-        bindparam("ended", type_=BinaryArray()),
-        bindparam("within", type_=Text),
-        bindparam("limit", type_=BigInteger),
+            bindparam("after", type_=BigInteger),
+            bindparam("since", type_=Text),
+            bindparam("ended", type_=BinaryArray()),
+            bindparam("within", type_=Text),
+            bindparam("limit", type_=BigInteger),
+        )
     )
-)
+
+
+BEGIN = _read(_BEGIN)
+GO_ON = _read(_GO_ON)
 
 #: Deletes up to `limit` of the oldest events, if they are older, and of transactions that are over for everybody.
 DELETE_EVENTS = Prepared(

@@ -233,8 +233,7 @@ task_runs = Table(
 task_events = Table(
     "task_events",
     metadata,
-    # With a snapshot, tells which events a reader has seen: event numbers are not in commit order. The first column, so
-    # that a transaction has its number before it draws one of an event.
+    # With a snapshot, tells which events a reader has seen: event numbers are not in commit order.
     Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("event", BigInteger, Identity(always=True), primary_key=True),
     Column("at", Instant, nullable=False),
@@ -256,7 +255,7 @@ task_events = Table(
         name="type",
     ),
     CheckConstraint(f"phase IN ({PHASES})", name="phase"),
-    # For the events of transactions that took long.
+    # What has come since a snapshot.
     Index(None, "xid"),
     # For the labels that a task had at some event: those before the next change.
     Index("ix_task_events_labels", "seq", "event", postgresql_where=text("labels_before IS NOT NULL")),
