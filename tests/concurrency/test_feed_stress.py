@@ -1,7 +1,7 @@
 """Many writers, transactions of every length, and readers that come back: each event once, in order, none missed.
 
-Beside the feed two others read the same table, as is often done, and wrongly: by the last number, and by the last number
-among transactions older than all that go on. That they miss events shows that there was something to miss.
+Beside the feed two others read the same table, as is often done, and wrongly: by the last number, and by the last
+number among transactions older than all that go on. That they miss events shows that there was something to miss.
 `SOLTI_STORE_TEST_FEED_EVENTS` sets how many events, 12,000 if not given.
 """
 
