@@ -381,7 +381,8 @@ class TaskStore:
             if not claimed.unreadable:
                 return claimed.claims
             # Should that fail, they end at their deadlines; what can be run is started in any case.
-            with suppress(SoltiStoreError) if claimed.claims else nullcontext():
+            # In a caller's transaction nothing is started any more when that failed.
+            with suppress(SoltiStoreError) if claimed.claims and isinstance(self._run, Pooled) else nullcontext():
                 self._run(closing.fail, BATCH_FENCED, claimed.unreadable)
             if claimed.claims:
                 return claimed.claims
@@ -635,7 +636,7 @@ class AsyncTaskStore:
             if not claimed.unreadable:
                 return claimed.claims
             # Should that fail, they end at their deadlines; what can be run is started in any case.
-            with suppress(SoltiStoreError) if claimed.claims else nullcontext():
+            with suppress(SoltiStoreError) if claimed.claims and isinstance(self._run, AsyncPooled) else nullcontext():
                 await self._run(closing.fail, BATCH_FENCED, claimed.unreadable)
             if claimed.claims:
                 return claimed.claims

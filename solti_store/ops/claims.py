@@ -83,9 +83,10 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
         about = found[0]
         if about.state is None:
             raise AgentLost(agent.id)
-        has_more_routes = about.has_new_routes and judge_new_routes(conn, agent)
         news = [row for row in found if row.route is not None]
         picked += news
+        with _nothing_forgotten(conn, [row for row in picked if row.seq is not None]):
+            has_more_routes = about.has_new_routes and judge_new_routes(conn, agent)
         if merged and len(news) < left <= (about.seen or 0):
             # Others have locked some of what was to be shared between the routes.
             in_turn = True

@@ -319,6 +319,10 @@ def reap(conn: Connection, *, limit: int, grace: timedelta, now: datetime | None
         raise Invalid(f"invalid model: grace must be from 0 to {MAX_GRACE}, got {grace}", field="grace")
     agents_sql.CLOSE_EXPIRED.all(conn, {"limit": most, "now": now})
     abandoned = sql.LOCK_ABANDONED.all(conn, {"limit": most, "grace": grace, "now": now})
+    if nowhere := [row.agent_nowhere for row in abandoned if row.agent_nowhere is not None]:
+        # In a statement of its own, newer than the locks.
+        present = {row.seq for row in agents_sql.SELECT_PRESENT.all(conn, {"agent_seqs": nowhere})}
+        abandoned = [row for row in abandoned if row.agent_nowhere not in present]
     return _close(conn, [(row, _abandoned) for row in _with_free_heads(conn, abandoned)], now)
 
 

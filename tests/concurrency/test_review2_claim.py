@@ -1,0 +1,73 @@
+"""A claim whose first statement started attempts, and whose second fails."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import pytest
+from sqlalchemy import create_engine, text
+from support import connect, queued, selecting, spec
+
+from solti_store import Outcome, OutcomeUnknown, TaskPhase
+from solti_store.errors import SoltiStoreError
+from solti_store.sql.agents import SELECT_NEW_ROUTES
+
+if TYPE_CHECKING:
+    from chaos.client import Client
+
+
+def test_a_claim_that_cannot_judge_a_new_route_does_not_say_that_nothing_was_started(client: Client) -> None:
+    store = client.store
+    agent = store.register("w", labels={"zone": "b"})
+    assert store.claim(agent) == []
+    store.create("known", spec())
+    store.create("routed", spec(runner_selector=selecting(zone="a")))
+    assert [one.task_id for one in store.claim(agent)] == ["known"]
+    # Now the agent knows both routes; a new task and a new route:
+    store.create("second", spec())
+    store.create("other", spec(runner_selector=selecting(zone="c")))
+    # Whatever refuses a statement and leaves the connection: a timeout, pg_cancel_backend.
+    refused = SELECT_NEW_ROUTES.text + " AND pg_sleep(5) IS NOT NULL"
+    with patch.object(SELECT_NEW_ROUTES, "text", refused):
+        import threading, time
+
+        def cancel() -> None:
+            with connect(store._owned.url.render_as_string(hide_password=False)) as conn:
+                for _ in range(200):
+                    if conn.execute(
+                        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                    ).fetchall():
+                        return
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        try:
+            got = store.claim(agent)
+        except OutcomeUnknown:
+            pass
+        else:
+            assert {one.task_id for one in got} == {"second"}
+        thread.join()
+
+
+def test_a_claim_in_a_transaction_that_broke_says_so(client: Client, ordered_url: str) -> None:
+    store = client.store
+    store.create("bad", queued("s"))
+    store.create("next", queued("s"))
+    store.create("good", queued("t"))
+    client.conn.execute(
+        "UPDATE solti.tasks SET spec = spec || '{\"runnerSelector\": 7}' WHERE id = 'bad'"
+    )
+    agent = store.register("w")
+    engine = create_engine(ordered_url)
+    with engine.connect() as stranger, engine.connect() as mine:
+        store.using(stranger).cancel("next")
+        mine.execute(text("SET lock_timeout = '200ms'"))
+        with pytest.raises(SoltiStoreError):
+            claims = store.using(mine).claim(agent, limit=5)
+            print("claims in a broken transaction:", claims)
+            mine.commit()
+            assert [one.task_id for one in store.held(agent)] == [one.task_id for one in claims]
+    engine.dispose()
