@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -71,3 +72,31 @@ def test_a_claim_in_a_transaction_that_broke_says_so(client: Client, ordered_url
             mine.commit()
             assert [one.task_id for one in store.held(agent)] == [one.task_id for one in claims]
     engine.dispose()
+
+
+def test_a_claim_does_not_wait_for_who_comes_after_a_task_that_cannot_be_read(client: Client, ordered_url: str) -> None:
+    store = client.store
+    store.create("bad", queued("s"))
+    store.create("next", queued("s"))
+    store.create("good", queued("t"))
+    client.conn.execute("UPDATE solti.tasks SET spec = spec || '{\"runnerSelector\": 7}' WHERE id = 'bad'")
+    agent = store.register("w")
+    engine = create_engine(ordered_url)
+    with ThreadPoolExecutor(1) as there, engine.connect() as stranger:
+        store.using(stranger).cancel("next")
+        claiming = there.submit(store.claim, agent, limit=5)
+        try:
+            assert [one.task_id for one in claiming.result(timeout=3)] == ["good"]
+        finally:
+            stranger.commit()
+    engine.dispose()
+
+
+@pytest.mark.xfail(strict=True, reason="256 that ended are kept beside the one that runs")
+def test_there_are_no_more_runs_than_are_kept_while_one_more_runs(client: Client) -> None:
+    store = client.store
+    store.create("a", spec("a"))
+    for _ in range(256):
+        store.finish(store.start("a"), Outcome.succeeded(0))
+    store.start("a")
+    assert len(store.runs("a")) == 256
