@@ -171,7 +171,7 @@ def finish_many(
 
 
 def fail(conn: Connection, attempts: Sequence[Unreadable], *, now: datetime | None = None) -> None:
-    """Fail attempts that nobody can run, for good; those for whom somebody has to be waited for, their deadlines end."""
+    """Fail attempts that nobody can run, for good; their deadlines end those for whom somebody had to be waited for."""
     reasons = {(one.seq, one.attempt): one.reason for one in attempts}
     # Who claimed waits for this, with other attempts that have begun.
     locked = sql.LOCK_FREE.all(conn, {"seqs": [one.seq for one in attempts]})

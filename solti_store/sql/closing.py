@@ -278,8 +278,6 @@ CLOSE = Prepared(
 _untouched = (
     _running.where(
         task_status.c.resource_version == _done.c.version,
-        # A claim from `held` may be of a version at which that had been asked for.
-        task_status.c.cancel_requested_at.is_(None),
         ~is_waited_for(task_status.c.slot),
     )
     .with_for_update(of=task_status, skip_locked=True)

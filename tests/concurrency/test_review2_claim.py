@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from support import connect, queued, selecting, spec
 
-from solti_store import Outcome, OutcomeUnknown, TaskPhase
+from solti_store import Outcome, OutcomeUnknown
 from solti_store.errors import SoltiStoreError
 from solti_store.sql.agents import SELECT_NEW_ROUTES
 
@@ -31,7 +31,8 @@ def test_a_claim_that_cannot_judge_a_new_route_does_not_say_that_nothing_was_sta
     # Whatever refuses a statement and leaves the connection: a timeout, pg_cancel_backend.
     refused = SELECT_NEW_ROUTES.text + " AND pg_sleep(5) IS NOT NULL"
     with patch.object(SELECT_NEW_ROUTES, "text", refused):
-        import threading, time
+        import threading
+        import time
 
         def cancel() -> None:
             with connect(store._owned.url.render_as_string(hide_password=False)) as conn:
@@ -58,9 +59,7 @@ def test_a_claim_in_a_transaction_that_broke_says_so(client: Client, ordered_url
     store.create("bad", queued("s"))
     store.create("next", queued("s"))
     store.create("good", queued("t"))
-    client.conn.execute(
-        "UPDATE solti.tasks SET spec = spec || '{\"runnerSelector\": 7}' WHERE id = 'bad'"
-    )
+    client.conn.execute("UPDATE solti.tasks SET spec = spec || '{\"runnerSelector\": 7}' WHERE id = 'bad'")
     agent = store.register("w")
     engine = create_engine(ordered_url)
     with engine.connect() as stranger, engine.connect() as mine:
