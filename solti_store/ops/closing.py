@@ -171,13 +171,12 @@ def finish_many(
 
 
 def fail(conn: Connection, attempts: Sequence[Unreadable], *, now: datetime | None = None) -> None:
-    """Fail attempts that nobody can run, for good; their deadlines end those for whom somebody had to be waited for."""
+    """Fail attempts that nobody can run, for good."""
     reasons = {(one.seq, one.attempt): one.reason for one in attempts}
-    # Who claimed waits for this, with other attempts that have begun.
-    locked = sql.LOCK_FREE.all(conn, {"seqs": [one.seq for one in attempts]})
+    locked = sql.LOCK.all(conn, {"seqs": [one.seq for one in attempts]})
     closing = [
         (row, _reported(Outcome.failed(reason, fatal=True)))
-        for row in _with_free_heads(conn, locked)
+        for row in locked
         if row.phase == "running" and (reason := reasons.get((row.seq, row.attempt)))
     ]
     _close(conn, closing, now)

