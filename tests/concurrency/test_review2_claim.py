@@ -72,9 +72,7 @@ def test_a_claim_in_a_transaction_that_broke_says_so(client: Client, ordered_url
     engine.dispose()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what cannot be read is failed first, and waits for who is next"
-)
+@pytest.mark.xfail(strict=True, reason="what cannot be read is failed first, and waits for who is next")
 def test_a_claim_does_not_wait_for_who_comes_after_a_task_that_cannot_be_read(client: Client, ordered_url: str) -> None:
     store = client.store
     store.create("bad", queued("s"))
