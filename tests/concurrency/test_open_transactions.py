@@ -197,6 +197,7 @@ def test_what_ends_later_is_reported_though_one_report_has_to_wait(client: Clien
             reporter = Reporter(store, patience_s=30, tell=lambda _: None, on_change=lambda: None)
             keeping = asyncio.create_task(reporter.keep())
             reporter.add(claims["a"], OK)
+            # ruff: noqa: ASYNC110 - neither has an event of its own
             while not lock_waits(client.conn):
                 await asyncio.sleep(0.01)
             reporter.add(claims["b"], OK)
