@@ -460,13 +460,17 @@ class TaskStore:
             if not claimed.unreadable:
                 return claimed.claims
             # Should that fail, they end at their deadlines; what can be run is started in any case.
-            with suppress(SoltiStoreError) if claimed.claims else nullcontext():
+            # In a caller's transaction nothing is started any more when that failed.
+            with suppress(SoltiStoreError) if claimed.claims and isinstance(self._run, Pooled) else nullcontext():
                 self._run(closing.fail, BATCH_FENCED, claimed.unreadable)
             if claimed.claims:
                 return claimed.claims
 
     def held(self, agent: Agent) -> Sequence[Claim]:
-        """The attempts that the agent runs, by the store's books, with their tasks' present specs."""
+        """The attempts that the agent runs, by the store's books, with their tasks' present specs.
+
+        One whose spec cannot be read is left out; it ends at its deadline.
+        """
         return self._run(claims.held, READ, agent)
 
     def held_keys(self, agent: Agent) -> frozenset[tuple[int, int]]:
@@ -504,11 +508,11 @@ class TaskStore:
             return self._run(closing.finish_many, BATCH_FENCED, results)
         finishing = Finishing(results)
         if left := finishing.left:
-            finishing.done(self._run(closing.finish_untouched, FENCED, left))
+            finishing.decided(self._run(closing.finish_untouched, FENCED, left))
         if left := finishing.left:
-            finishing.done(self._run(closing.finish_free, BATCH_FENCED, left))
+            finishing.decided(self._run(closing.finish_free, BATCH_FENCED, left))
         if left := finishing.left:
-            finishing.judged(self._run(closing.finish_many, BATCH_FENCED, left))
+            finishing.decided(dict(enumerate(self._run(closing.finish_many, BATCH_FENCED, left))))
         return finishing.answers
 
     def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
@@ -760,7 +764,7 @@ class AsyncTaskStore:
             if not claimed.unreadable:
                 return claimed.claims
             # Should that fail, they end at their deadlines; what can be run is started in any case.
-            with suppress(SoltiStoreError) if claimed.claims else nullcontext():
+            with suppress(SoltiStoreError) if claimed.claims and isinstance(self._run, AsyncPooled) else nullcontext():
                 await self._run(closing.fail, BATCH_FENCED, claimed.unreadable)
             if claimed.claims:
                 return claimed.claims
@@ -789,11 +793,11 @@ class AsyncTaskStore:
             return await self._run(closing.finish_many, BATCH_FENCED, results)
         finishing = Finishing(results)
         if left := finishing.left:
-            finishing.done(await self._run(closing.finish_untouched, FENCED, left))
+            finishing.decided(await self._run(closing.finish_untouched, FENCED, left))
         if left := finishing.left:
-            finishing.done(await self._run(closing.finish_free, BATCH_FENCED, left))
+            finishing.decided(await self._run(closing.finish_free, BATCH_FENCED, left))
         if left := finishing.left:
-            finishing.judged(await self._run(closing.finish_many, BATCH_FENCED, left))
+            finishing.decided(dict(enumerate(await self._run(closing.finish_many, BATCH_FENCED, left))))
         return finishing.answers
 
     async def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:

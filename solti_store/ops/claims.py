@@ -83,9 +83,10 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
         about = found[0]
         if about.state is None:
             raise AgentLost(agent.id)
-        has_more_routes = about.has_new_routes and judge_new_routes(conn, agent)
         news = [row for row in found if row.route is not None]
         picked += news
+        with _nothing_forgotten(conn, [row for row in picked if row.seq is not None]):
+            has_more_routes = about.has_new_routes and judge_new_routes(conn, agent)
         if merged and len(news) < left <= (about.seen or 0):
             # Others have locked some of what was to be shared between the routes.
             in_turn = True
@@ -214,8 +215,8 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
 
 
 def held(conn: Connection, agent: Agent) -> list[Claim]:
-    """The attempts that the agent runs, by the store's books."""
-    return [rows.claim(row) for row in sql.SELECT_HELD.all(conn, {"agent_seq": agent.seq})]
+    """The attempts that the agent runs, by the store's books, without those whose spec cannot be read."""
+    return _read(sql.SELECT_HELD.all(conn, {"agent_seq": agent.seq})).claims
 
 
 def held_keys(conn: Connection, agent: Agent) -> frozenset[tuple[int, int]]:

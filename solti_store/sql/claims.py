@@ -11,6 +11,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     bindparam,
+    case,
     cast,
     column,
     func,
@@ -237,7 +238,10 @@ SELECT_HELD = Prepared(
         cast(tasks.c.spec, Text).label("spec"),
         task_status.c.started_at,
         task_status.c.deadline,
-        task_status.c.resource_version,
+        # No version when a cancellation was asked for: to a finish by it the task must not look untouched.
+        case((task_status.c.cancel_requested_at.is_(None), task_status.c.resource_version), else_=0).label(
+            "resource_version"
+        ),
         task_status.c.failures,
     )
     .join_from(task_status, tasks, tasks.c.seq == task_status.c.seq)

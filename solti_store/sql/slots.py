@@ -138,7 +138,11 @@ _first = (
     .lateral("first")
 )
 _free = (
-    select(task_status.c.seq).where(task_status.c.seq == _first.c.seq).with_for_update(skip_locked=True).lateral("free")
+    select(task_status.c.seq)
+    # Said again: one that was canceled just then is not who waits first, and who does may be held.
+    .where(task_status.c.seq == _first.c.seq, _waits)
+    .with_for_update(skip_locked=True)
+    .lateral("free")
 )
 
 #: Those owners among `seqs`, whom the transaction has locked, behind whom somebody else has locked who waits first; the

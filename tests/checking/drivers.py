@@ -127,9 +127,9 @@ class OpsDriver:
         finishing = closing.Finishing(results)
         for step in ("finish_untouched", "finish_free"):
             if left := finishing.left:
-                finishing.done(self._run(step, left))
+                finishing.decided(self._run(step, left))
         if left := finishing.left:
-            finishing.judged(self._run("finish_many", left))
+            finishing.decided(dict(enumerate(self._run("finish_many", left))))
         return finishing.answers
 
     def _run(self, name: str, *args: Any, **kwargs: Any) -> Any:
