@@ -93,7 +93,7 @@ def test_a_page_and_what_follows_make_the_end(database_url: str, query: TaskQuer
             token = found.token
             if over and found.is_all and not found.changes:
                 break
-        for one in writers:
-            one.result()
+        for writer in writers:
+            writer.result()
         everything = chain.from_iterable(store.pages(query.replace(limit=1000)))
         assert versions == {task.metadata.id: task.metadata.resource_version for task in everything}
