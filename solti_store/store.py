@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
-from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
-from solti_store.ops import agents, arguments, claims, closing, label_index, listing, rows, schema, tasks
+from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, Bookmark, TaskQuery
+from solti_store.ops import agents, arguments, claims, closing, feed, label_index, listing, rows, schema, tasks
 from solti_store.ops import retention as retaining
 from solti_store.ops import why as explaining
 from solti_store.ops.closing import Finishing
 from solti_store.retry import Effect, RetryPolicy
+from solti_store.rules import watching
 from solti_store.rules.retention import Retention
 from solti_store.rules.slots import MAX_SLOT_QUEUE
+from solti_store.rules.watching import DEFAULT_POLL
 from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Mode, Pooled, Runner
 from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
@@ -39,9 +41,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from solti_store.errors import LeaseLost
-    from solti_store.model import AgentStatus, KindName, Task, TaskPage, TaskRun, TaskSpec
+    from solti_store.model import AgentStatus, KindName, Task, TaskChange, TaskPage, TaskRun, TaskSpec
     from solti_store.ops.agents import Agent, CancelRequest
     from solti_store.ops.closing import Reaped
+    from solti_store.ops.feed import Changes
     from solti_store.ops.retention import Pruned
     from solti_store.ops.rows import Claim
     from solti_store.rules.outcome import Outcome
@@ -58,6 +61,7 @@ _UPDATE_RETRY = RetryPolicy(first_s=0.001, max_s=0.05)
 
 # Single statements commit themselves; FENCED and ONCE say what may be repeated when nobody knows whether they did.
 READ = Mode(Effect.READ, single=True)
+SNAPSHOT = Mode(Effect.READ, single=False, snapshot=True)
 FENCED = Mode(Effect.FENCED, single=True)
 ONCE = Mode(Effect.ONCE, single=True)
 BATCH_FENCED = Mode(Effect.FENCED, single=False)
@@ -139,6 +143,10 @@ class TaskStore:
         bound._max_slot_queue = self._max_slot_queue
         return bound
 
+    def _require_pool(self, what: str) -> None:
+        if not isinstance(self._run, Pooled):
+            raise Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
+
     def close(self) -> None:
         """Close the connections that `open` made."""
         if self._owned is not None:
@@ -197,8 +205,16 @@ class TaskStore:
 
         Raises:
             InvalidCursor: The query's cursor is damaged or belongs to another query.
+            FeedUnavailable: The query asks for a token, and this is a standby.
+            Invalid: It asks for a token, and the store was made by `using`.
         """
-        listed = self._run(listing.list_page, READ, query)
+        if query.with_token:
+            self._require_pool("a token of the feed")
+        mode = SNAPSHOT if query.with_token else READ
+        listed = self._run(listing.list_page, mode, query)
+        if listed.feed_is_stale:
+            self._run(feed.renew, BATCH_FENCED)
+            listed = self._run(listing.list_page, mode, query)
         if listed.index_lags and isinstance(self._run, Pooled):
             # It has fallen behind so far that no worker seems to keep it. The page is made, whatever comes of this.
             with suppress(SoltiStoreError):
@@ -215,8 +231,7 @@ class TaskStore:
         while following:
             page = self.list(following)
             yield page
-            cursor = page.next_cursor
-            following = query.replace(cursor=cursor, with_total=False, with_estimate=False) if cursor else None
+            following = listing.following(query, page)
 
     def index_labels(self, *, eager: bool = True) -> None:
         """Bring the index of labels up to date, which workers otherwise do: worth it after a load of many tasks.
@@ -230,8 +245,7 @@ class TaskStore:
         Raises:
             Invalid: The store was made by `using`.
         """
-        if not isinstance(self._run, Pooled):
-            raise Invalid("invalid model: index_labels() needs transactions of its own", field="connection")
+        self._require_pool("index_labels()")
         while self._run(label_index.step, BATCH_FENCED, eager=eager):
             pass
         if eager:
@@ -320,6 +334,66 @@ class TaskStore:
             NotFound: There is no task of this id.
         """
         return self._run(explaining.why, READ, task_id)
+
+    # --- the change feed ---
+
+    def token(self) -> str:
+        """Where the change feed goes on from now.
+
+        Raises:
+            FeedUnavailable: This is a standby.
+            Invalid: The store was made by `using`.
+        """
+        self._require_pool("a token of the feed")
+        while (token := self._run(feed.token, READ)) is None:
+            self._run(feed.renew, BATCH_FENCED)
+        return token
+
+    def changes(self, since: str, query: TaskQuery = TaskQuery(), *, limit: int = MAX_LIMIT) -> Changes:
+        """What has happened since a token: once, without waiting for more.
+
+        Args:
+            since: A token: of a page of `list`, of a change, or of the `Changes` before.
+            query: Which tasks are watched: by `selector` and `phases` and nothing else.
+            limit: The most events to read, up to 1000; those of other tasks count.
+
+        Raises:
+            FeedExpired: Events that come next have been pruned, or the database is not the one that it was.
+            FeedUnavailable: This is a standby.
+            Invalid: The token is damaged, the query has other filters, or the store was made by `using`.
+        """
+        self._require_pool("the change feed")
+        return self._run(feed.changes, READ, since, watching.checked(query), limit=limit)
+
+    def watch(
+        self,
+        query: TaskQuery = TaskQuery(),
+        *,
+        since: str | None = None,
+        poll: timedelta = DEFAULT_POLL,
+        bookmarks: timedelta | None = None,
+    ) -> Iterator[TaskChange | Bookmark]:
+        """Changes as they happen, without end: in order for each task, none missed and none twice.
+
+        Args:
+            query: Which tasks are watched: by `selector` and `phases` and nothing else.
+            since: A token to go on from; without one, from when the first change is asked for.
+            poll: How long to wait when there is nothing new, a fifth more or less.
+            bookmarks: After how long without a change to give a `Bookmark` instead; None is never.
+
+        Raises:
+            FeedExpired: As for `changes`; so are the others.
+        """
+        wait = watching.Wait(poll, bookmarks)
+        token = self.token() if since is None else since
+        while True:
+            found = self.changes(token, query)
+            yield from found.changes
+            token = found.token
+            if wait.bookmark_is_due(had_changes=bool(found.changes)):
+                yield Bookmark(token=token)
+            if found.is_all:
+                time.sleep(wait.seconds())
 
     # --- agents and attempts ---
 
@@ -521,6 +595,10 @@ class AsyncTaskStore:
         bound._max_slot_queue = self._max_slot_queue
         return bound
 
+    def _require_pool(self, what: str) -> None:
+        if not isinstance(self._run, AsyncPooled):
+            raise Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
+
     async def close(self) -> None:
         """As `TaskStore.close`."""
         if self._owned is not None:
@@ -553,7 +631,13 @@ class AsyncTaskStore:
 
     async def list(self, query: TaskQuery = TaskQuery()) -> TaskPage:
         """As `TaskStore.list`."""
-        listed = await self._run(listing.list_page, READ, query)
+        if query.with_token:
+            self._require_pool("a token of the feed")
+        mode = SNAPSHOT if query.with_token else READ
+        listed = await self._run(listing.list_page, mode, query)
+        if listed.feed_is_stale:
+            await self._run(feed.renew, BATCH_FENCED)
+            listed = await self._run(listing.list_page, mode, query)
         if listed.index_lags and isinstance(self._run, AsyncPooled):
             # It has fallen behind so far that no worker seems to keep it. The page is made, whatever comes of this.
             with suppress(SoltiStoreError):
@@ -566,13 +650,11 @@ class AsyncTaskStore:
         while following:
             page = await self.list(following)
             yield page
-            cursor = page.next_cursor
-            following = query.replace(cursor=cursor, with_total=False, with_estimate=False) if cursor else None
+            following = listing.following(query, page)
 
     async def index_labels(self, *, eager: bool = True) -> None:
         """As `TaskStore.index_labels`."""
-        if not isinstance(self._run, AsyncPooled):
-            raise Invalid("invalid model: index_labels() needs transactions of its own", field="connection")
+        self._require_pool("index_labels()")
         while await self._run(label_index.step, BATCH_FENCED, eager=eager):
             pass
         if eager:
@@ -609,6 +691,41 @@ class AsyncTaskStore:
     async def why(self, task_id: str) -> Why:
         """As `TaskStore.why`."""
         return await self._run(explaining.why, READ, task_id)
+
+    # --- the change feed ---
+
+    async def token(self) -> str:
+        """As `TaskStore.token`."""
+        self._require_pool("a token of the feed")
+        while (token := await self._run(feed.token, READ)) is None:
+            await self._run(feed.renew, BATCH_FENCED)
+        return token
+
+    async def changes(self, since: str, query: TaskQuery = TaskQuery(), *, limit: int = MAX_LIMIT) -> Changes:
+        """As `TaskStore.changes`."""
+        self._require_pool("the change feed")
+        return await self._run(feed.changes, READ, since, watching.checked(query), limit=limit)
+
+    async def watch(
+        self,
+        query: TaskQuery = TaskQuery(),
+        *,
+        since: str | None = None,
+        poll: timedelta = DEFAULT_POLL,
+        bookmarks: timedelta | None = None,
+    ) -> AsyncIterator[TaskChange | Bookmark]:
+        """As `TaskStore.watch`."""
+        wait = watching.Wait(poll, bookmarks)
+        token = await self.token() if since is None else since
+        while True:
+            found = await self.changes(token, query)
+            for change in found.changes:
+                yield change
+            token = found.token
+            if wait.bookmark_is_due(had_changes=bool(found.changes)):
+                yield Bookmark(token=token)
+            if found.is_all:
+                await asyncio.sleep(wait.seconds())
 
     # --- agents and attempts ---
 

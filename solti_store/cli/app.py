@@ -17,6 +17,7 @@ from solti_store.cli.logs import logs
 from solti_store.cli.session import Session
 from solti_store.cli.submit import SubmitCommand, submit
 from solti_store.cli.top import top
+from solti_store.cli.watch import watch
 from solti_store.cli.work import work
 
 __all__ = ["app", "run"]
@@ -80,6 +81,7 @@ app.command("delete")(tasks.delete)
 app.command("agents")(agents)
 app.command("drain")(drain)
 app.command("top")(top)
+app.command("watch")(watch)
 app.command("work")(work)
 app.add_typer(db.app, name="db")
 

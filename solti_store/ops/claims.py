@@ -205,7 +205,8 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
                 picked = act(conn, sql.PICK_BY_ID, {"task_id": str(checked)})
                 if picked is None:
                     raise AlreadyRunning(checked, attempt=read(conn, checked).attempt)
-                return rows.claim(sql.START.one(conn, starting | {"picked_seq": picked.seq}))
+                given = starting | {"picked_seq": picked.seq, "phase_before": picked.phase}
+                return rows.claim(sql.START.one(conn, given))
         except DBAPIError as error:
             if not is_owner_conflict(error):
                 raise

@@ -260,7 +260,7 @@ def _close(running: CTE | Subquery) -> tuple[CTE, Select[tuple[object, ...]]]:
         )
     )
     return closed, select(closed.c.seq, closed.c.attempt).add_cte(
-        run, forgotten, event(closed, "finished", detail=detail)
+        run, forgotten, event(closed, "finished", before="running", detail=detail)
     )
 
 
@@ -326,7 +326,7 @@ _refused = (
 #: Leaves a trace of late writes, which change nothing else.
 INSERT_REFUSED = Prepared(
     insert(task_events).from_select(
-        ["at", "seq", "id", "type", "resource_version", "phase", "attempt", "detail"],
+        ["at", "seq", "id", "type", "resource_version", "phase", "phase_before", "attempt", "detail"],
         select(
             NOW,
             task_status.c.seq,
@@ -334,6 +334,7 @@ INSERT_REFUSED = Prepared(
             literal("refused", Text),
             task_status.c.resource_version,
             task_status.c.phase,
+            task_status.c.phase.label("phase_before"),
             task_status.c.attempt,
             cast(_refused.c.detail, JSONB),
         ).select_from(

@@ -123,7 +123,7 @@ _admitted = (
 )
 
 #: Makes who waits first the owner of each of `slots`, whose last owners this transaction has ended.
-ADMIT = Prepared(select(_admitted.c.seq).add_cte(event(_admitted, "admitted")))
+ADMIT = Prepared(select(_admitted.c.seq).add_cte(event(_admitted, "admitted", before="pending")))
 
 _owned = (
     func.unnest(array_param("seqs", "bigint")).table_valued(column("seq", BigInteger), name="owned").render_derived()

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from solti_store.sql.driver import Prepared
-from solti_store.sql.events import CHANGED, DELETING, event
+from solti_store.sql.events import CHANGED, DELETING, deletion, event
 from solti_store.sql.tables import LATEST, OWNER, routes, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param, json_param
 
@@ -127,7 +127,7 @@ def _insert(rows: FromClause, new_routes: Callable[[CTE], CTE], *, decided: bool
         literal(0).label("attempt"),
     ).cte("created")
     return select(new_task.c.seq, new_task.c.id, new_task.c.created_at).add_cte(
-        new_routes(new_task), new_status, event(created, "created")
+        new_routes(new_task), new_status, event(created, "created", before=None)
     )
 
 
@@ -238,6 +238,7 @@ _as_expected = and_(
 )
 
 _spec = json_param("task_spec")
+_labels = func.coalesce(_spec["labels"], cast("{}", tasks.c.labels.type))
 _changed = (
     update(task_status)
     .where(
@@ -256,6 +257,7 @@ _changed = (
         *CHANGED,
         task_status.c.exit_code,
         task_status.c.error,
+        case((tasks.c.labels != _labels, tasks.c.labels)).label("labels_before"),
     )
     .cte("changed")
 )
@@ -266,7 +268,7 @@ _respecified = (
         spec=_spec,
         generation=tasks.c.generation + 1,
         labels_xid=case(
-            (tasks.c.labels == func.coalesce(_spec["labels"], cast("{}", tasks.c.labels.type)), tasks.c.labels_xid),
+            (tasks.c.labels == _labels, tasks.c.labels_xid),
             else_=func.pg_current_xact_id(),
         ),
     )
@@ -293,7 +295,7 @@ REPLACE_SPEC = Prepared(
     .select_from(_changed.join(_respecified, _respecified.c.seq == _changed.c.seq))
     .add_cte(
         _new_route(_changed),
-        event(_changed, "specChanged"),
+        event(_changed, "specChanged", before=_changed.c.phase, labels_before=_changed.c.labels_before),
     )
 )
 
@@ -313,10 +315,12 @@ _leaving = (
     .render_derived()
 )
 _running = task_status.c.phase == "running"
+_uncanceled = task_status.alias("uncanceled")
 _canceled = (
     update(task_status)
     .where(
         task_status.c.seq == _leaving.c.seq,
+        _uncanceled.c.seq == _leaving.c.seq,
         task_status.c.seq == tasks.c.seq,
         # Running and not yet asked, due now or later, or queued; everything else is final already.
         or_(
@@ -336,7 +340,7 @@ _canceled = (
         error=case((~_running, _leaving.c.why)),
         exit_code=None,
     )
-    .returning(*CHANGED, task_status.c.error, _leaving.c.successor)
+    .returning(*CHANGED, task_status.c.error, _leaving.c.successor, _uncanceled.c.phase.label("phase_before"))
     .cte("canceled")
 )
 
@@ -347,6 +351,7 @@ CANCEL = Prepared(
         event(
             _canceled,
             case((_canceled.c.phase == "running", "cancelRequested"), else_="finished"),
+            before=_canceled.c.phase_before,
             detail=func.nullif(
                 func.jsonb_strip_nulls(
                     func.jsonb_build_object(
@@ -364,4 +369,4 @@ _deleted = delete(tasks).where(tasks.c.seq == _held.c.seq).returning(tasks.c.seq
 
 #: Deletes one task, which the transaction has locked, with its runs; `expected` NULL means at any version. No row when
 #: nothing was deleted.
-DELETE = Prepared(select(_deleted.c.seq).add_cte(event(_held, "deleted")))
+DELETE = Prepared(select(_deleted.c.seq).add_cte(deletion(_held)))
