@@ -57,6 +57,11 @@ def peers(python: str, node_modules: str) -> list[Peer]:
         Peer("solti-store", (sys.executable, "-m", "benchmarks.peers.with_solti"), "claim, finish_many of 100"),
         Peer("pgqueuer", (python, "-m", "benchmarks.peers.with_pgqueuer"), "dequeue, log_jobs of 100; asyncpg, uvloop"),
         Peer(
+            "pgqueuer's manager",
+            (python, "-m", "benchmarks.peers.with_pgqueuer_manager"),
+            "worker, batches of 100; asyncpg, uvloop",
+        ),
+        Peer(
             "procrastinate",
             (python, "-m", "benchmarks.peers.with_procrastinate"),
             "worker, 20 at once, no batches",
