@@ -401,10 +401,10 @@ VIEWS = (
             "phase": "The phase.",
             "entered_at": "When the task came into it.",
             "left_at": "When it went on to another, or was deleted; NULL when it is still there.",
-            "seconds": "How long it stayed, or has stayed by now.",
+            "seconds": "How long it stayed; NULL when it is still there.",
         },
         """
-        SELECT seq, id, phase, at, until, extract(epoch FROM COALESCE(until, now()) - at)::double precision
+        SELECT seq, id, phase, at, until, extract(epoch FROM until - at)::double precision
         FROM (SELECT seq, id, phase, at, type,
                      lead(at) OVER (PARTITION BY seq, id ORDER BY event) AS until
               FROM (SELECT seq, id, phase, at, type, event,

@@ -137,9 +137,8 @@ def grant(connection: Connection, name: str, timeout: timedelta) -> bool:
         SoltiStoreError: The role may do more.
     """
     found = connection.execute(reports.SELECT_ROLE, {"name": name}).one()
-    quote = connection.dialect.identifier_preparer.quote_identifier
     milliseconds = int(timeout.total_seconds() * 1000)
-    for statement in reports.role(quote(name), quote(found.database), milliseconds, is_there=found.is_there):
+    for statement in reports.role(name, found.database, milliseconds, is_there=found.is_there):
         connection.execute(statement)
     excess = connection.scalars(reports.SELECT_EXCESS, {"name": name}).all()
     if excess:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Date,
+    Integer,
     Text,
     bindparam,
     cast,
@@ -40,11 +41,11 @@ REPORT_SCHEMA = "solti_report"
 _here = literal_column("true", Boolean)
 
 #: For the rest of the transaction. Without compiled plans: to compile one takes longer than most reports do.
-BOUND: Select[Any] = select(
-    func.set_config("statement_timeout", bindparam("timeout_ms", type_=Text()), _here),
-    func.set_config("jit", "off", _here),
+BOUND = select(
+    func.set_config("statement_timeout", bindparam("timeout_ms", type_=Text()), _here, type_=Text()),
+    func.set_config("jit", "off", _here, type_=Text()),
 )
-SELECT_VERSION: Select[Any] = select(column("version")).select_from(table("version", schema=REPORT_SCHEMA))
+SELECT_VERSION = select(column("version", Integer)).select_from(table("version", schema=REPORT_SCHEMA))
 SELECT_FRESHNESS: Select[Any] = select(column("is_replica"), column("as_of"), column("behind_seconds")).select_from(
     table("freshness", schema=REPORT_SCHEMA)
 )
@@ -103,11 +104,12 @@ def role(name: str, database: str, timeout_ms: int, *, is_there: bool) -> Iterat
     """The statements that make a role one that reads reports, and make it if it is not there.
 
     Args:
-        name: The role's name, quoted.
-        database: The database's name, quoted.
+        name: The role's name.
+        database: The database's name.
         timeout_ms: How long a statement of the role may take, unless it asks for more.
         is_there: Whether there is such a role.
     """
+    name, database = _quoted(name), _quoted(database)
     statements = [
         *([] if is_there else [f"CREATE ROLE {name} LOGIN"]),
         f"GRANT USAGE ON SCHEMA {REPORT_SCHEMA} TO {name}",
@@ -127,5 +129,10 @@ def role(name: str, database: str, timeout_ms: int, *, is_there: bool) -> Iterat
             )
         ),
     ]
-    # A colon would begin a parameter.
+    # A colon would begin a parameter of SQLAlchemy's.
     return (text(statement.replace(":", r"\:")) for statement in statements)
+
+
+def _quoted(name: str) -> str:
+    # Not by the dialect, which doubles a percent sign, as the text of a statement does again.
+    return '"' + name.replace('"', '""') + '"'
