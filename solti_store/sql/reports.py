@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Date,
+    Double,
     Integer,
     Text,
     bindparam,
@@ -46,9 +47,9 @@ BOUND = select(
     func.set_config("jit", "off", _here, type_=Text()),
 )
 SELECT_VERSION = select(column("version", Integer)).select_from(table("version", schema=REPORT_SCHEMA))
-SELECT_FRESHNESS: Select[Any] = select(column("is_replica"), column("as_of"), column("behind_seconds")).select_from(
-    table("freshness", schema=REPORT_SCHEMA)
-)
+SELECT_FRESHNESS = select(
+    column("is_replica", Boolean), column("as_of", Instant), column("behind_seconds", Double)
+).select_from(table("freshness", schema=REPORT_SCHEMA))
 
 
 def of(report: Report, *, since: bool, labels: selectors.Shape, limited: bool) -> Select[Any]:
