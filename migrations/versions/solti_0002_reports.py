@@ -54,13 +54,15 @@ DAYS = """
          interval '1 day') AS series (day)) AS d
 """
 
-# What makes two errors the same: names of agents, long hexadecimal words and all numbers are left out.
+# What makes two errors the same: names of agents, long hexadecimal words and all numbers are left out. Compared byte by
+# byte: by the rules of a language the sort takes twice as long.
 ERROR_GROUP = """
-    regexp_replace(regexp_replace(regexp_replace(
-        left(COALESCE(r.error, 'exit code ' || r.exit_code, 'no error given'), 200),
-        '^lease expired. agent [^ ]+', 'lease expired: agent *'),
-        '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{12,}', '*', 'gi'),
-        '[0-9]+', '#', 'g')
+    CASE WHEN starts_with(r.error, 'lease expired: agent ') THEN 'lease expired: agent * stopped reporting'
+         ELSE regexp_replace(regexp_replace(
+             left(COALESCE(r.error, 'exit code ' || r.exit_code, 'no error given'), 200),
+             '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{12,}', '*', 'gi'),
+             '[0-9]+', '#', 'g')
+    END COLLATE "C"
 """
 
 COUNTS = """
@@ -367,7 +369,8 @@ VIEWS = (
             "sample_error": "One of the errors in full.",
         },
         f"""
-        SELECT d.day, o.error, o.attempts, o.tasks, o.agents, o.first_at, o.last_at, t.id, o.sample
+        SELECT d.day, o.error, o.attempts, o.tasks, o.agents, o.first_at, o.last_at,
+               (SELECT id FROM solti.tasks WHERE seq = o.youngest), o.sample
         FROM {DAYS} CROSS JOIN LATERAL (
             SELECT {ERROR_GROUP} AS error, count(*) AS attempts, count(DISTINCT r.seq) AS tasks,
                    count(DISTINCT r.agent_id) AS agents, min(r.finished_at) AS first_at, max(r.finished_at) AS last_at,
@@ -375,7 +378,6 @@ VIEWS = (
             FROM solti.task_runs r
             WHERE r.finished_at >= d.since AND r.finished_at < d.until AND r.phase IN ('failed', 'timeout')
             GROUP BY 1) AS o
-        JOIN solti.tasks t ON t.seq = o.youngest
         """,
     ),
     View(

@@ -13,7 +13,7 @@ from solti_store import errors
 from solti_store.cli import exits, main
 from solti_store.cli.exits import Exit
 
-COMMANDS = ("demo", "submit", "get", "list", "runs", "logs", "cancel", "delete", "work", "db")
+COMMANDS = ("demo", "submit", "get", "list", "runs", "logs", "cancel", "delete", "report", "work", "db")
 HEAVY = ("sqlalchemy", "psycopg", "alembic", "solti_store.model", "solti_store.store", "asyncio", "rich")
 
 
