@@ -41,6 +41,22 @@ DO $$ BEGIN
 END $$
 """
 
+# What is kept of days whose runs retention takes. Beside the tables, since whoever reads reports sees views alone.
+TABLE = """
+CREATE TABLE solti.outcome_days (
+    day          date NOT NULL,
+    slot         text COLLATE "C" NOT NULL,
+    kind         text COLLATE "C" NOT NULL,
+    attempts     bigint NOT NULL,
+    succeeded    bigint NOT NULL,
+    failed       bigint NOT NULL,
+    timeout      bigint NOT NULL,
+    canceled     bigint NOT NULL,
+    run_seconds  double precision NOT NULL,
+    CONSTRAINT pk_outcome_days PRIMARY KEY (day, slot, kind)
+)
+"""
+
 # Numbers and not intervals: spreadsheets, data frames and dashboards all take them.
 PERCENTILES = "percentile_cont('{{0.5,0.9,0.95,0.99,1}}'::double precision[]) WITHIN GROUP (ORDER BY {of})"
 
@@ -85,7 +101,10 @@ COUNTED = {
 
 A_DAY = {"day": "The day on which the attempts ended, in UTC."}
 A_SLOT = {"slot": "The slot of the tasks.", "kind": "Their kind: subprocess, container, wasm or embedded."}
-OF_DAYS = "A condition on day reads the runs of those days by an index, and the task of each; without one, all runs."
+OF_DAYS = (
+    "Counts the runs that are kept. A condition on day reads the runs of those days by an index, and the task of each;"
+    " without one, all runs."
+)
 
 VIEWS = (
     View(
@@ -272,6 +291,19 @@ VIEWS = (
         """,
     ),
     View(
+        "outcome_trend",
+        "What attempts came to, by day, slot and kind: of the days that `solti-store db roll-up` has kept, which outlive"
+        " their runs, and of later ones as in outcomes. Reads the rows that are kept, and the runs of later days by an"
+        " index, with the task of each.",
+        A_DAY | A_SLOT | COUNTED,
+        """
+        SELECT day, slot, kind, attempts, succeeded, failed, timeout, canceled, run_seconds FROM solti.outcome_days
+        UNION ALL
+        SELECT day, slot, kind, attempts, succeeded, failed, timeout, canceled, run_seconds FROM solti_report.outcomes
+        WHERE day > COALESCE((SELECT max(day) FROM solti.outcome_days), '-infinity')
+        """,
+    ),
+    View(
         "outcomes_by_label",
         "What attempts came to, by day and label; an attempt counts once for each label of its task, as the labels are"
         f" now. {OF_DAYS}",
@@ -449,7 +481,8 @@ def literal(text: str) -> str:
 
 
 def upgrade() -> None:
-    """Create the schema, if it is not there, and every view."""
+    """Create the schema, if it is not there, every view, and the table of what is kept."""
+    op.execute(TABLE)
     op.execute(SCHEMA)
     op.execute(f"COMMENT ON SCHEMA solti_report IS {literal('Reports on the task registry: views to read, and keep.')}")
     for view in VIEWS:
@@ -461,9 +494,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop every view. The schema stays, as that of the tables does: who may make it again is not always who migrates.
+    """Drop every view, and what is kept.
+
+    The schema stays, as that of the tables does: who may make it again is not always who migrates.
 
     What was granted on it stays too, and what was granted by default comes back with the views.
     """
     for view in reversed(VIEWS):
         op.execute(f"DROP VIEW solti_report.{view.name}")
+    op.execute("DROP TABLE solti.outcome_days")

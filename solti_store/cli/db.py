@@ -94,6 +94,18 @@ def reporting_role(
     note(f"the role '{name}' {'was created and ' if is_new else ''}may read reports in this database")
 
 
+@app.command("roll-up")
+def roll_up(context: typer.Context) -> None:
+    """Keep what attempts came to on days that are over, longer than retention keeps their runs. Run it once a day."""
+    from solti_store.ops import reports  # noqa: PLC0415
+
+    with open_connection(context) as connection:
+        connection.execution_options(isolation_level="READ COMMITTED")
+        days = reports.roll_up(connection)
+        connection.commit()
+    note(f"{days} more {'day is' if days == 1 else 'days are'} kept")
+
+
 @app.command()
 def status(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     """Show whether the private server runs, and where its files are."""

@@ -108,6 +108,15 @@ REPORTS: Final = {
             since=_WEEK,
         ),
         Report(
+            "outcome-trend",
+            "The same, of the days that roll-up has kept too.",
+            ("day DESC", "attempts DESC", "slot", "kind"),
+            ("day", "slot", "kind", *_COUNTS),
+            Chart(("day",), "attempts", in_order=True),
+            time="day",
+            since=_WEEK,
+        ),
+        Report(
             "outcomes-by-label",
             "What attempts came to, by day and label.",
             ("day DESC", "attempts DESC", "label_key", "label_value"),

@@ -96,7 +96,9 @@ def test_the_code_knows_the_version_and_every_view(connection: psycopg.Connectio
         assert report.has_labels == ("labels" in columns), report.name
 
 
-@pytest.mark.parametrize("view", ["outcomes", "outcomes_by_label", "durations", "retry_cost", "failures", "attempts"])
+@pytest.mark.parametrize(
+    "view", ["outcomes", "outcome_trend", "outcomes_by_label", "durations", "retry_cost", "failures", "attempts"]
+)
 def test_a_condition_on_time_is_answered_by_the_index(connection: psycopg.Connection[Any], view: str) -> None:
     # On a table of a few rows any plan is as good as another, unless reading all of it is made dear.
     connection.execute("SET LOCAL enable_seqscan = off")
