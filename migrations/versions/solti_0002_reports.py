@@ -292,7 +292,7 @@ VIEWS = (
     ),
     View(
         "outcome_trend",
-        "What attempts came to, by day, slot and kind: of the days that `solti-store db roll-up` has kept, which outlive"
+        "What attempts came to, by day, slot and kind: of days that `solti-store db roll-up` has kept, which outlive"
         " their runs, and of later ones as in outcomes. Reads the rows that are kept, and the runs of later days by an"
         " index, with the task of each.",
         A_DAY | A_SLOT | COUNTED,
