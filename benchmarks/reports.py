@@ -20,6 +20,7 @@ from solti_store.cli.parsing import moment
 from solti_store.model import Selector
 from solti_store.ops import reports
 from solti_store.rules.reports import REPORTS
+from solti_store.sql.reports import ROLL_UP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,12 +102,13 @@ _FILL = (
 
 
 def build(field: Arena, tasks: int) -> None:
-    """Fill the tables, and give the planner its statistics."""
+    """Fill the tables, give the planner its statistics, and roll up."""
     sizes = {"tasks": tasks, "slots": min(SLOTS, tasks // 10)}
     for statement in _FILL:
         field.single.execute(statement.encode(), sizes)
     for table in ("tasks", "task_status", "task_runs", "task_events", "agents"):
         field.single.execute(sql.SQL("VACUUM (ANALYZE) solti.{}").format(sql.Identifier(table)))
+    field.single.execute(str(ROLL_UP))
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,7 @@ def test_since_picks_whole_days_and_exact_times(url: str) -> None:
     assert [row["task"] for row in items("attempts", *since, url=url)] == ["stopped", "backs-off"]
     done = run_cli("report", "outcomes", url=url)
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "nothing to report\nof the last 7d: --since for more\n"
+    assert done.stderr == "nothing to report\nof the last 3d: --since for more\n"
 
 
 def test_attempts_have_those_that_run_first_and_a_limit(url: str) -> None:
