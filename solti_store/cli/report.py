@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from solti_store.model import LabelRequirement
     from solti_store.ops.reports import Freshness
 
-__all__ = ["report", "said_of"]
+__all__ = ["report"]
 
-_PAGE_ROWS = 2000  # a week of a hundred slots and some
+_ROWS = 1000
+# A drawing adds rows up, so of a thousand slots it needs those of all days.
+_DRAWN_ROWS = 50_000
 
 
 class ReportOutput(StrEnum):
@@ -76,7 +78,15 @@ def report(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The most rows.")] = 1000,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help=f"The most rows, {_ROWS} if not given; of those that are drawn {_DRAWN_ROWS}.",
+            show_default=False,
+        ),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="All rows.")] = False,
     timeout: Annotated[str, typer.Option("--timeout", metavar="TIME", help="How long the database may take.")] = "30s",
     html: Annotated[
@@ -108,28 +118,29 @@ def report(
     from solti_store.ops import reports  # noqa: PLC0415 - half a second that help does not need
 
     write = writer_of(output.value)
-    with _reading(context) as (connection, freshness):
+    most = limit or (_DRAWN_ROWS if output in (ReportOutput.BARS, ReportOutput.SVG) else _ROWS)
+    with _reading(context, bound) as (connection, freshness):
         found = reports.read(
             connection,
             wanted,
             since=moment or _default_since(wanted),
             requirements=requirements,
-            limit=None if every else limit,
+            limit=None if every else most,
             timeout=bound,
         )
     write(found, freshness)
     if found.is_cut:
-        note(f"there are more than {limit} rows: --limit N, or --all")
+        note(f"there are more than {most} rows: --limit N, or --all")
     if moment is None and wanted.since is not None:
         note(f"of the last {wanted.since}: --since for more")
     if freshness.is_replica:
-        note(f"from a replica: {said_of(freshness)}")
+        note(f"from a replica: {_said_of(freshness)}")
 
 
-def said_of(freshness: "Freshness") -> str:
+def _said_of(freshness: "Freshness") -> str:
     """How fresh a server is, in words."""
     if freshness.as_of is None or freshness.behind_seconds is None:
-        return "nobody knows of when, it has replayed nothing since it was started"
+        return "as of an unknown time, for it has replayed nothing since it was started"
     return f"as of {freshness.as_of:%Y-%m-%d %H:%M:%S %Z}, at most {elapsed(freshness.behind_seconds * 1000)} behind"
 
 
@@ -137,19 +148,19 @@ def _write_page(context: typer.Context, file: Path, moment: datetime | None, bou
     from solti_store.cli.report_page import page  # noqa: PLC0415 - only this one needs it
     from solti_store.ops import reports  # noqa: PLC0415
 
-    with _reading(context) as (connection, freshness):
+    with _reading(context, bound) as (connection, freshness):
         found = [
             reports.read(
                 connection,
                 wanted,
                 since=moment or _default_since(wanted),
-                limit=_PAGE_ROWS,
+                limit=_DRAWN_ROWS,
                 timeout=bound,
             )
             for wanted in (REPORTS[name] for name in PAGE)
         ]
     try:
-        file.write_text(page(found, said_of(freshness), moment), encoding="utf-8")
+        file.write_text(page(found, _said_of(freshness), moment), encoding="utf-8")
     except OSError as error:
         raise UsageError(f"--html: cannot write {str(file)!r}: {error.strerror}") from None
     note(f"wrote {file}")
@@ -177,7 +188,7 @@ def _default_since(wanted: Report) -> datetime | None:
 
 
 @contextmanager
-def _reading(context: typer.Context) -> "Iterator[tuple[Connection, Freshness]]":
+def _reading(context: typer.Context, bound: timedelta) -> "Iterator[tuple[Connection, Freshness]]":
     """A connection that can only read, and how fresh what it reads is."""
     from solti_store.ops import reports  # noqa: PLC0415
     from solti_store.url import is_embedded  # noqa: PLC0415
@@ -187,6 +198,4 @@ def _reading(context: typer.Context) -> "Iterator[tuple[Connection, Freshness]]"
         open_store(context).close()
     with open_connection(context) as connection:
         connection.execution_options(isolation_level="READ COMMITTED", postgresql_readonly=True)
-        freshness = reports.freshness(connection)
-        connection.rollback()
-        yield connection, freshness
+        yield connection, reports.freshness(connection, bound)

@@ -68,7 +68,8 @@ def _section(found: Rows, since: datetime | None) -> str:
     head = f"<section>\n<h2>{escape(report.name)}</h2>\n<p>{escape(report.summary)}{period}</p>\n"
     if not found.rows:
         return f"{head}<p>Nothing to report.</p>\n</section>"
-    return f"{head}{drawing(found)}\n{_table(found)}\n</section>"
+    cut = f"<p>Drawn from the first {len(found.rows):,} rows; there are more.</p>\n" if found.is_cut else ""
+    return f"{head}{drawing(found)}\n{cut}{_table(found)}\n</section>"
 
 
 def _table(found: Rows) -> str:

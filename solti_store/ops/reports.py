@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from solti_store.rules.reports import VERSION
 from solti_store.sql import reports, selectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime, timedelta
 
     from sqlalchemy import Connection
@@ -60,19 +61,42 @@ class Freshness:
     behind_seconds: float | None
 
 
-def freshness(connection: Connection) -> Freshness:
+@contextmanager
+def _bounded(connection: Connection, timeout: timedelta) -> Iterator[None]:
+    """A transaction of which each statement takes no longer than `timeout`, and which is over in the end."""
+    milliseconds = int(timeout.total_seconds() * 1000)
+    try:
+        connection.execute(reports.BOUND, {"timeout_ms": f"{milliseconds}"})
+        yield
+    except DBAPIError as error:
+        if sqlstate(error) == _CANCELED:
+            raise StoreUnavailable(
+                f"the report took longer than {milliseconds / 1000:g} s; ask for less, or allow more time"
+            ) from None
+        raise
+    finally:
+        connection.rollback()
+
+
+def freshness(connection: Connection, timeout: timedelta) -> Freshness:
     """Where the server is, and whether its views are those that this code reads.
+
+    Args:
+        connection: As for `read`.
+        timeout: Likewise.
 
     Raises:
         SchemaMismatch: They are not.
+        StoreUnavailable: It took too long.
     """
-    found = connection.scalar(reports.SELECT_VERSION)
+    with _bounded(connection, timeout):
+        found = connection.scalar(reports.SELECT_VERSION)
+        row = connection.execute(reports.SELECT_FRESHNESS).one()
     if found != VERSION:
         raise SchemaMismatch(
             f"the database has version {found} of the reports, this code needs {VERSION}; run `solti-store db upgrade`,"
             " or, where the database is ahead of the code, a newer solti-store"
         )
-    row = connection.execute(reports.SELECT_FRESHNESS).one()
     return Freshness(row.is_replica, row.as_of, row.behind_seconds)
 
 
@@ -104,21 +128,11 @@ def read(
     )
     parameters = {"since": since, "limit": None if limit is None else limit + 1, **selectors.parameters(requirements)}
     given = {name: value for name, value in parameters.items() if value is not None}
-    milliseconds = int(timeout.total_seconds() * 1000)
-    try:
-        connection.execute(reports.BOUND, {"timeout_ms": f"{milliseconds}"})
+    with _bounded(connection, timeout):
         result = connection.execute(statement, given)
         described: Any = result.cursor
         types = tuple(column.type_display for column in described.description)
         columns, rows = tuple(result.keys()), [tuple(row) for row in result]
-    except DBAPIError as error:
-        if sqlstate(error) == _CANCELED:
-            raise StoreUnavailable(
-                f"the report took longer than {milliseconds / 1000:g} s; ask for less, or allow more time"
-            ) from None
-        raise
-    finally:
-        connection.rollback()
     return Rows(report, columns, types, rows[:limit], is_cut=limit is not None and len(rows) > limit)
 
 
