@@ -188,8 +188,8 @@ VIEWS = (
     View(
         "attempts",
         "A row an attempt, those that run now included, of all tasks that are not deleted. Indexes serve conditions on"
-        " finished_at, which is NULL while an attempt runs, and on seq; one on task is slower than one on seq. Anything"
-        " else reads all runs. Runs are kept for as long as retention says, and the latest 256 of a task.",
+        " finished_at, which is NULL while an attempt runs, and on task and seq. Anything else reads all runs. Runs are"
+        " kept for as long as retention says, and the latest 256 of a task.",
         {
             "seq": "The task's incarnation.",
             "task": "The task's id.",

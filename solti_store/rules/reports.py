@@ -147,7 +147,7 @@ REPORTS: Final = {
             ),
             Chart(("slot", "kind"), "lost_seconds"),
             time="day",
-            since=_SOME_DAYS,
+            since=_TODAY,
         ),
         Report(
             "failures",
