@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from solti_store.errors import AlreadyExists as AlreadyExists
     from solti_store.errors import AlreadyRunning as AlreadyRunning
     from solti_store.errors import EmbeddedError as EmbeddedError
+    from solti_store.errors import FeedExpired as FeedExpired
+    from solti_store.errors import FeedUnavailable as FeedUnavailable
     from solti_store.errors import Invalid as Invalid
     from solti_store.errors import InvalidCursor as InvalidCursor
     from solti_store.errors import LeaseLost as LeaseLost
@@ -31,8 +33,11 @@ if TYPE_CHECKING:
     from solti_store.model import AgentState as AgentState
     from solti_store.model import AgentStatus as AgentStatus
     from solti_store.model import BackoffPolicy as BackoffPolicy
+    from solti_store.model import Bookmark as Bookmark
+    from solti_store.model import ChangeKind as ChangeKind
     from solti_store.model import Container as Container
     from solti_store.model import Embedded as Embedded
+    from solti_store.model import EventType as EventType
     from solti_store.model import LabelSelector as LabelSelector
     from solti_store.model import RestartPolicy as RestartPolicy
     from solti_store.model import RunnerSelector as RunnerSelector
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from solti_store.model import Selector as Selector
     from solti_store.model import Subprocess as Subprocess
     from solti_store.model import Task as Task
+    from solti_store.model import TaskChange as TaskChange
     from solti_store.model import TaskOrder as TaskOrder
     from solti_store.model import TaskPage as TaskPage
     from solti_store.model import TaskPhase as TaskPhase
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
     from solti_store.ops.agents import Agent as Agent
     from solti_store.ops.agents import CancelRequest as CancelRequest
     from solti_store.ops.closing import Reaped as Reaped
+    from solti_store.ops.feed import Changes as Changes
     from solti_store.ops.retention import Pruned as Pruned
     from solti_store.ops.rows import Claim as Claim
     from solti_store.retry import RetryPolicy as RetryPolicy
@@ -64,16 +71,18 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "solti_store.errors": (
-        "AgentLost AlreadyExists AlreadyRunning EmbeddedError Invalid InvalidCursor LeaseLost ModelError NotFound"
-        " OutcomeUnknown SchemaMismatch SlotBusy SlotQueueFull SoltiStoreError StoreUnavailable TransactionAborted"
-        " VersionConflict"
+        "AgentLost AlreadyExists AlreadyRunning EmbeddedError FeedExpired FeedUnavailable Invalid InvalidCursor"
+        " LeaseLost ModelError NotFound OutcomeUnknown SchemaMismatch SlotBusy SlotQueueFull SoltiStoreError"
+        " StoreUnavailable TransactionAborted VersionConflict"
     ),
     "solti_store.model": (
-        "AdmissionPolicy AgentState AgentStatus BackoffPolicy Container Embedded LabelSelector RestartPolicy"
-        " RunnerSelector Runtime Selector Subprocess Task TaskOrder TaskPage TaskPhase TaskQuery TaskRun TaskSpec Wasm"
+        "AdmissionPolicy AgentState AgentStatus BackoffPolicy Bookmark ChangeKind Container Embedded EventType"
+        " LabelSelector RestartPolicy RunnerSelector Runtime Selector Subprocess Task TaskChange TaskOrder TaskPage"
+        " TaskPhase TaskQuery TaskRun TaskSpec Wasm"
     ),
     "solti_store.ops.agents": "Agent CancelRequest",
     "solti_store.ops.closing": "Reaped",
+    "solti_store.ops.feed": "Changes",
     "solti_store.ops.retention": "Pruned",
     "solti_store.ops.rows": "Claim",
     "solti_store.retry": "RetryPolicy",

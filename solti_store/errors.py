@@ -13,6 +13,8 @@ __all__ = [
     "AlreadyExists",
     "AlreadyRunning",
     "EmbeddedError",
+    "FeedExpired",
+    "FeedUnavailable",
     "Invalid",
     "InvalidCursor",
     "InvalidSelector",
@@ -261,6 +263,14 @@ class OutcomeUnknown(SoltiStoreError):
 
 class SchemaMismatch(SoltiStoreError):
     """The database's schema is not the one this code was written for; the message names the command."""
+
+
+class FeedExpired(SoltiStoreError):
+    """The feed cannot go on from this token without a gap: list the tasks anew, and go on from that page's token."""
+
+
+class FeedUnavailable(SoltiStoreError):
+    """The feed cannot be read here: a standby does not know which transactions go on."""
 
 
 class EmbeddedError(StoreUnavailable):

@@ -42,10 +42,12 @@ class Mode:
         effect: What it does, should it run twice.
         single: Whether its first statement is all that it changes: then it needs no BEGIN and COMMIT around it,
             which is two round trips less.
+        snapshot: Whether all its statements, which then only read, have to see the same state.
     """
 
     effect: Effect
     single: bool
+    snapshot: bool = False
 
 
 def _level(mode: Mode, connection: Connection) -> IsolationLevel | None:
@@ -54,7 +56,7 @@ def _level(mode: Mode, connection: Connection) -> IsolationLevel | None:
     To set one, and back at the end, costs 39 µs, as much as a point read takes of psycopg's time.
     """
     if not mode.single:
-        return "READ COMMITTED"
+        return "REPEATABLE READ" if mode.snapshot else "READ COMMITTED"
     return None if is_autocommit(connection) else "AUTOCOMMIT"
 
 

@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
-from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, TaskQuery
-from solti_store.ops import agents, arguments, claims, closing, label_index, listing, schema, tasks
+from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, Bookmark, TaskQuery
+from solti_store.ops import agents, arguments, claims, closing, feed, label_index, listing, rows, schema, tasks
 from solti_store.ops import retention as retaining
 from solti_store.ops import why as explaining
 from solti_store.ops.closing import Finishing
 from solti_store.retry import Effect, RetryPolicy
+from solti_store.rules import watching
 from solti_store.rules.retention import Retention
 from solti_store.rules.slots import MAX_SLOT_QUEUE
+from solti_store.rules.watching import DEFAULT_POLL
 from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Mode, Pooled, Runner
 from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
@@ -39,9 +41,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from solti_store.errors import LeaseLost
-    from solti_store.model import AgentStatus, KindName, Task, TaskPage, TaskRun, TaskSpec
+    from solti_store.model import AgentStatus, KindName, Task, TaskChange, TaskPage, TaskRun, TaskSpec
     from solti_store.ops.agents import Agent, CancelRequest
     from solti_store.ops.closing import Reaped
+    from solti_store.ops.feed import Changes
     from solti_store.ops.retention import Pruned
     from solti_store.ops.rows import Claim
     from solti_store.rules.outcome import Outcome
@@ -58,6 +61,7 @@ _UPDATE_RETRY = RetryPolicy(first_s=0.001, max_s=0.05)
 
 # Single statements commit themselves; FENCED and ONCE say what may be repeated when nobody knows whether they did.
 READ = Mode(Effect.READ, single=True)
+SNAPSHOT = Mode(Effect.READ, single=False, snapshot=True)
 FENCED = Mode(Effect.FENCED, single=True)
 ONCE = Mode(Effect.ONCE, single=True)
 BATCH_FENCED = Mode(Effect.FENCED, single=False)
@@ -139,6 +143,10 @@ class TaskStore:
         bound._max_slot_queue = self._max_slot_queue
         return bound
 
+    def _require_pool(self, what: str) -> None:
+        if not isinstance(self._run, Pooled):
+            raise Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
+
     def close(self) -> None:
         """Close the connections that `open` made."""
         if self._owned is not None:
@@ -162,11 +170,15 @@ class TaskStore:
             SlotBusy: The slot has an owner, and the policy is `dropIfRunning`.
             SlotQueueFull: The policy is `queue`, and as many as may wait already.
         """
-        task = self._run(tasks.create, ONCE, task_id, spec)
-        return task if task is not None else self.create_many([(task_id, spec)])[0]
+        task = self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        if task is None:
+            task = self._run(tasks.enter, BATCH_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        return task
 
     def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """Create all of these tasks, in this order, or none.
+
+        What they are then: one that a later one of the batch replaces is canceled already.
 
         Raises:
             AlreadyExists: One of the ids is taken; the error names the first.
@@ -193,8 +205,16 @@ class TaskStore:
 
         Raises:
             InvalidCursor: The query's cursor is damaged or belongs to another query.
+            FeedUnavailable: The query asks for a token, and this is a standby.
+            Invalid: It asks for a token, and the store was made by `using`.
         """
-        listed = self._run(listing.list_page, READ, query)
+        if query.with_token:
+            self._require_pool("a token of the feed")
+        mode = SNAPSHOT if query.with_token else READ
+        listed = self._run(listing.list_page, mode, query)
+        if listed.feed_is_stale:
+            self._run(feed.renew, BATCH_FENCED)
+            listed = self._run(listing.list_page, mode, query)
         if listed.index_lags and isinstance(self._run, Pooled):
             # It has fallen behind so far that no worker seems to keep it. The page is made, whatever comes of this.
             with suppress(SoltiStoreError):
@@ -211,8 +231,7 @@ class TaskStore:
         while following:
             page = self.list(following)
             yield page
-            cursor = page.next_cursor
-            following = query.replace(cursor=cursor, with_total=False, with_estimate=False) if cursor else None
+            following = listing.following(query, page)
 
     def index_labels(self, *, eager: bool = True) -> None:
         """Bring the index of labels up to date, which workers otherwise do: worth it after a load of many tasks.
@@ -226,8 +245,7 @@ class TaskStore:
         Raises:
             Invalid: The store was made by `using`.
         """
-        if not isinstance(self._run, Pooled):
-            raise Invalid("invalid model: index_labels() needs transactions of its own", field="connection")
+        self._require_pool("index_labels()")
         while self._run(label_index.step, BATCH_FENCED, eager=eager):
             pass
         if eager:
@@ -280,8 +298,9 @@ class TaskStore:
 
         Raises:
             NotFound: There is no task of this id.
+            Invalid: The id is none; or the task is canceled, and cannot be shown, for somebody wrote its spec by hand.
         """
-        return self._run(tasks.cancel, BATCH_ONCE, task_id)
+        return rows.task(self._run(tasks.cancel, BATCH_ONCE, task_id))
 
     def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """Delete a task with its runs, whatever its phase. If it owned its slot, the next one is admitted.
@@ -315,6 +334,66 @@ class TaskStore:
             NotFound: There is no task of this id.
         """
         return self._run(explaining.why, READ, task_id)
+
+    # --- the change feed ---
+
+    def token(self) -> str:
+        """Where the change feed goes on from now.
+
+        Raises:
+            FeedUnavailable: This is a standby.
+            Invalid: The store was made by `using`.
+        """
+        self._require_pool("a token of the feed")
+        while (token := self._run(feed.token, READ)) is None:
+            self._run(feed.renew, BATCH_FENCED)
+        return token
+
+    def changes(self, since: str, query: TaskQuery = TaskQuery(), *, limit: int = MAX_LIMIT) -> Changes:
+        """What has happened since a token: once, without waiting for more.
+
+        Args:
+            since: A token: of a page of `list`, of a change, or of the `Changes` before.
+            query: Which tasks are watched: by `selector` and `phases` and nothing else.
+            limit: The most events to read, up to 1000; those of other tasks count.
+
+        Raises:
+            FeedExpired: Events that come next have been pruned, or the database is not the one that it was.
+            FeedUnavailable: This is a standby.
+            Invalid: The token is damaged, the query has other filters, or the store was made by `using`.
+        """
+        self._require_pool("the change feed")
+        return self._run(feed.changes, READ, since, watching.checked(query), limit=limit)
+
+    def watch(
+        self,
+        query: TaskQuery = TaskQuery(),
+        *,
+        since: str | None = None,
+        poll: timedelta = DEFAULT_POLL,
+        bookmarks: timedelta | None = None,
+    ) -> Iterator[TaskChange | Bookmark]:
+        """Changes as they happen, without end: in order for each task, none missed and none twice.
+
+        Args:
+            query: Which tasks are watched: by `selector` and `phases` and nothing else.
+            since: A token to go on from; without one, from when the first change is asked for.
+            poll: How long to wait when there is nothing new, a fifth more or less.
+            bookmarks: After how long without a change to give a `Bookmark` instead; None is never.
+
+        Raises:
+            FeedExpired: As for `changes`; so are the others.
+        """
+        wait = watching.Wait(poll, bookmarks)
+        token = self.token() if since is None else since
+        while True:
+            found = self.changes(token, query)
+            yield from found.changes
+            token = found.token
+            if wait.bookmark_is_due(had_changes=bool(found.changes)):
+                yield Bookmark(token=token)
+            if found.is_all:
+                time.sleep(wait.seconds())
 
     # --- agents and attempts ---
 
@@ -381,13 +460,17 @@ class TaskStore:
             if not claimed.unreadable:
                 return claimed.claims
             # Should that fail, they end at their deadlines; what can be run is started in any case.
-            with suppress(SoltiStoreError) if claimed.claims else nullcontext():
+            # In a caller's transaction nothing is started any more when that failed.
+            with suppress(SoltiStoreError) if claimed.claims and isinstance(self._run, Pooled) else nullcontext():
                 self._run(closing.fail, BATCH_FENCED, claimed.unreadable)
             if claimed.claims:
                 return claimed.claims
 
     def held(self, agent: Agent) -> Sequence[Claim]:
-        """The attempts that the agent runs, by the store's books, with their tasks' present specs."""
+        """The attempts that the agent runs, by the store's books, with their tasks' present specs.
+
+        One whose spec cannot be read is left out; it ends at its deadline.
+        """
         return self._run(claims.held, READ, agent)
 
     def held_keys(self, agent: Agent) -> frozenset[tuple[int, int]]:
@@ -425,20 +508,21 @@ class TaskStore:
             return self._run(closing.finish_many, BATCH_FENCED, results)
         finishing = Finishing(results)
         if left := finishing.left:
-            finishing.done(self._run(closing.finish_untouched, FENCED, left))
+            finishing.decided(self._run(closing.finish_untouched, FENCED, left))
         if left := finishing.left:
-            finishing.done(self._run(closing.finish_free, BATCH_FENCED, left))
+            finishing.decided(self._run(closing.finish_free, BATCH_FENCED, left))
         if left := finishing.left:
-            finishing.judged(self._run(closing.finish_many, BATCH_FENCED, left))
+            finishing.decided(dict(enumerate(self._run(closing.finish_many, BATCH_FENCED, left))))
         return finishing.answers
 
     def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """Close the attempts of agents that fell silent, and those whose timeout nobody enforced.
 
-        Any process may call this, at any time, also several at once.
+        Any process may call this, at any time, also several at once. Of some slots each time, it also lets the next one
+        in where the owner was deleted by hand.
 
         Args:
-            limit: The most agents, and the most overdue attempts, of one call.
+            limit: The most agents, the most overdue attempts, and the most queues, of one call.
             grace: How long past its deadline an attempt is left to its worker, to stop and report it.
         """
         return self._run(closing.reap, BATCH_FENCED, limit=limit, grace=grace)
@@ -511,6 +595,10 @@ class AsyncTaskStore:
         bound._max_slot_queue = self._max_slot_queue
         return bound
 
+    def _require_pool(self, what: str) -> None:
+        if not isinstance(self._run, AsyncPooled):
+            raise Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
+
     async def close(self) -> None:
         """As `TaskStore.close`."""
         if self._owned is not None:
@@ -528,8 +616,10 @@ class AsyncTaskStore:
 
     async def create(self, task_id: str, spec: TaskSpec) -> Task:
         """As `TaskStore.create`."""
-        task = await self._run(tasks.create, ONCE, task_id, spec)
-        return task if task is not None else (await self.create_many([(task_id, spec)]))[0]
+        task = await self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        if task is None:
+            task = await self._run(tasks.enter, BATCH_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+        return task
 
     async def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """As `TaskStore.create_many`."""
@@ -541,7 +631,13 @@ class AsyncTaskStore:
 
     async def list(self, query: TaskQuery = TaskQuery()) -> TaskPage:
         """As `TaskStore.list`."""
-        listed = await self._run(listing.list_page, READ, query)
+        if query.with_token:
+            self._require_pool("a token of the feed")
+        mode = SNAPSHOT if query.with_token else READ
+        listed = await self._run(listing.list_page, mode, query)
+        if listed.feed_is_stale:
+            await self._run(feed.renew, BATCH_FENCED)
+            listed = await self._run(listing.list_page, mode, query)
         if listed.index_lags and isinstance(self._run, AsyncPooled):
             # It has fallen behind so far that no worker seems to keep it. The page is made, whatever comes of this.
             with suppress(SoltiStoreError):
@@ -554,13 +650,11 @@ class AsyncTaskStore:
         while following:
             page = await self.list(following)
             yield page
-            cursor = page.next_cursor
-            following = query.replace(cursor=cursor, with_total=False, with_estimate=False) if cursor else None
+            following = listing.following(query, page)
 
     async def index_labels(self, *, eager: bool = True) -> None:
         """As `TaskStore.index_labels`."""
-        if not isinstance(self._run, AsyncPooled):
-            raise Invalid("invalid model: index_labels() needs transactions of its own", field="connection")
+        self._require_pool("index_labels()")
         while await self._run(label_index.step, BATCH_FENCED, eager=eager):
             pass
         if eager:
@@ -584,7 +678,7 @@ class AsyncTaskStore:
 
     async def cancel(self, task_id: str) -> Task:
         """As `TaskStore.cancel`."""
-        return await self._run(tasks.cancel, BATCH_ONCE, task_id)
+        return rows.task(await self._run(tasks.cancel, BATCH_ONCE, task_id))
 
     async def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """As `TaskStore.delete`."""
@@ -597,6 +691,41 @@ class AsyncTaskStore:
     async def why(self, task_id: str) -> Why:
         """As `TaskStore.why`."""
         return await self._run(explaining.why, READ, task_id)
+
+    # --- the change feed ---
+
+    async def token(self) -> str:
+        """As `TaskStore.token`."""
+        self._require_pool("a token of the feed")
+        while (token := await self._run(feed.token, READ)) is None:
+            await self._run(feed.renew, BATCH_FENCED)
+        return token
+
+    async def changes(self, since: str, query: TaskQuery = TaskQuery(), *, limit: int = MAX_LIMIT) -> Changes:
+        """As `TaskStore.changes`."""
+        self._require_pool("the change feed")
+        return await self._run(feed.changes, READ, since, watching.checked(query), limit=limit)
+
+    async def watch(
+        self,
+        query: TaskQuery = TaskQuery(),
+        *,
+        since: str | None = None,
+        poll: timedelta = DEFAULT_POLL,
+        bookmarks: timedelta | None = None,
+    ) -> AsyncIterator[TaskChange | Bookmark]:
+        """As `TaskStore.watch`."""
+        wait = watching.Wait(poll, bookmarks)
+        token = await self.token() if since is None else since
+        while True:
+            found = await self.changes(token, query)
+            for change in found.changes:
+                yield change
+            token = found.token
+            if wait.bookmark_is_due(had_changes=bool(found.changes)):
+                yield Bookmark(token=token)
+            if found.is_all:
+                await asyncio.sleep(wait.seconds())
 
     # --- agents and attempts ---
 
@@ -635,7 +764,7 @@ class AsyncTaskStore:
             if not claimed.unreadable:
                 return claimed.claims
             # Should that fail, they end at their deadlines; what can be run is started in any case.
-            with suppress(SoltiStoreError) if claimed.claims else nullcontext():
+            with suppress(SoltiStoreError) if claimed.claims and isinstance(self._run, AsyncPooled) else nullcontext():
                 await self._run(closing.fail, BATCH_FENCED, claimed.unreadable)
             if claimed.claims:
                 return claimed.claims
@@ -664,11 +793,11 @@ class AsyncTaskStore:
             return await self._run(closing.finish_many, BATCH_FENCED, results)
         finishing = Finishing(results)
         if left := finishing.left:
-            finishing.done(await self._run(closing.finish_untouched, FENCED, left))
+            finishing.decided(await self._run(closing.finish_untouched, FENCED, left))
         if left := finishing.left:
-            finishing.done(await self._run(closing.finish_free, BATCH_FENCED, left))
+            finishing.decided(await self._run(closing.finish_free, BATCH_FENCED, left))
         if left := finishing.left:
-            finishing.judged(await self._run(closing.finish_many, BATCH_FENCED, left))
+            finishing.decided(dict(enumerate(await self._run(closing.finish_many, BATCH_FENCED, left))))
         return finishing.answers
 
     async def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:

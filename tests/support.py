@@ -14,7 +14,7 @@ from solti_store import AdmissionPolicy, Agent, AsyncTaskStore, RestartPolicy, R
 from solti_store.model import Labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 
 _numbers = itertools.count(1)
@@ -64,17 +64,23 @@ class BlockingStore:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             result = method(*args, **kwargs)
-            return self._runner.run(_gathered(result) if isinstance(result, AsyncIterator) else result)
+            return self._each(result) if isinstance(result, AsyncIterator) else self._runner.run(result)
 
         return call
+
+    def _each(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        async def step() -> Any:
+            return await anext(items)
+
+        while True:
+            try:
+                yield self._runner.run(step())
+            except StopAsyncIteration:
+                return
 
     def close(self) -> None:
         self._runner.run(self._store.close())
         self._runner.close()
-
-
-async def _gathered(items: AsyncIterator[Any]) -> list[Any]:
-    return [item async for item in items]
 
 
 def selecting(**labels: str) -> RunnerSelector:

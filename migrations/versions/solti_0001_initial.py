@@ -112,15 +112,17 @@ TABLES = (
     """,
     """
     CREATE TABLE solti.task_events (
-        event             bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_task_events PRIMARY KEY,
         xid               xid8 NOT NULL DEFAULT pg_current_xact_id(),
+        event             bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_task_events PRIMARY KEY,
         at                timestamptz NOT NULL,
         seq               bigint NOT NULL,
         id                text COLLATE "C" NOT NULL,
         type              text COLLATE "C" NOT NULL,
         resource_version  bigint NOT NULL,
         phase             text COLLATE "C" NOT NULL,
+        phase_before      text COLLATE "C",
         attempt           bigint NOT NULL,
+        labels_before     jsonb,
         detail            jsonb,
         CONSTRAINT ck_task_events_type CHECK (type IN
             ('created', 'admitted', 'specChanged', 'started', 'finished', 'cancelRequested', 'refused', 'deleted')),
@@ -128,6 +130,17 @@ TABLES = (
             ('pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted'))
     )
     """,
+    """
+    CREATE TABLE solti.feed (
+        id          boolean NOT NULL DEFAULT true CONSTRAINT pk_feed PRIMARY KEY,
+        epoch       uuid NOT NULL DEFAULT gen_random_uuid(),
+        written_by  xid8 NOT NULL,
+        pruned      bigint NOT NULL DEFAULT 0,
+        pruned_xid  xid8 NOT NULL DEFAULT '0',
+        CONSTRAINT ck_feed_id CHECK (id)
+    )
+    """,
+    "INSERT INTO solti.feed (written_by) VALUES (pg_current_xact_id())",
     """
     CREATE TABLE solti.agents (
         seq            bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_agents PRIMARY KEY,
@@ -211,6 +224,8 @@ INDEXES = (
     WHERE due_at IS NULL AND phase IN ('succeeded', 'failed', 'timeout', 'canceled', 'exhausted')
     """,
     "CREATE INDEX ix_task_runs_finished_at ON solti.task_runs (finished_at)",
+    "CREATE INDEX ix_task_events_xid ON solti.task_events (xid)",
+    "CREATE INDEX ix_task_events_labels ON solti.task_events (seq, event) WHERE labels_before IS NOT NULL",
     "CREATE INDEX ix_label_postings_segment ON solti.label_postings (segment)",
     "CREATE INDEX ix_agents_id ON solti.agents (id)",
     "CREATE INDEX ix_agents_expires_at ON solti.agents (expires_at) WHERE closed_at IS NULL",
@@ -232,6 +247,7 @@ def downgrade() -> None:
         "label_postings",
         "routes",
         "agents",
+        "feed",
         "task_events",
         "task_runs",
         "task_status",

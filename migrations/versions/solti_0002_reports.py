@@ -427,8 +427,9 @@ VIEWS = (
     ),
     View(
         "phase_spans",
-        "A row for each stay of a task in a phase, from the events, which also know tasks that are deleted. Reads all"
-        " events and sorts them; with a condition on task or seq it reads all, and sorts those.",
+        "A row for each stay of a task in a phase, from the events, which also know tasks that are deleted. Of a task"
+        " whose first events are pruned, the first stay begins with the first that is left. Reads all events and sorts"
+        " them; with a condition on task or seq it reads all, and sorts those.",
         {
             "seq": "The task's incarnation.",
             "task": "The task's id.",

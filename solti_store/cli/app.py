@@ -18,6 +18,7 @@ from solti_store.cli.report import report as report_
 from solti_store.cli.session import Session
 from solti_store.cli.submit import SubmitCommand, submit
 from solti_store.cli.top import top
+from solti_store.cli.watch import watch
 from solti_store.cli.work import work
 
 __all__ = ["app", "run"]
@@ -82,6 +83,7 @@ app.command("agents")(agents)
 app.command("drain")(drain)
 app.command("top")(top)
 app.command("report", no_args_is_help=False)(report_)
+app.command("watch")(watch)
 app.command("work")(work)
 app.add_typer(db.app, name="db")
 

@@ -17,20 +17,43 @@ if TYPE_CHECKING:
     from solti_store.model import Task, TaskPage, TaskQuery
     from solti_store.store import TaskStore
 
-__all__ = ["OutputOption", "cancel", "delete", "get", "list_", "runs", "why"]
+__all__ = [
+    "OutputOption",
+    "SelectorOption",
+    "TaskArgument",
+    "cancel",
+    "completion_of",
+    "delete",
+    "get",
+    "list_",
+    "runs",
+    "why",
+]
 
 PHASES = ("pending", "running", "succeeded", "failed", "timeout", "canceled", "exhausted")
 KINDS = ("subprocess", "wasm", "container", "embedded")
 ORDERS = ("created", "updated")
 
 
-def _completion_of(words: tuple[str, ...]) -> Callable[[str], list[str]]:
+def completion_of(words: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """What a shell offers for the beginning of one of these words."""
+
     def complete(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete)]
 
     return complete
 
 
+SelectorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--selector",
+        "-l",
+        metavar="SELECTOR",
+        help="Only tasks whose labels match, such as 'env in (prod,dev),!canary,prio>3'.",
+        show_default=False,
+    ),
+]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to print the result.")]
 
 
@@ -55,22 +78,13 @@ def get(context: typer.Context, task_id: TaskArgument, output: OutputOption = Ou
 def list_(
     context: typer.Context,
     *,
-    selector: Annotated[
-        str | None,
-        typer.Option(
-            "--selector",
-            "-l",
-            metavar="SELECTOR",
-            help="Only tasks whose labels match, such as 'env in (prod,dev),!canary,prio>3'.",
-            show_default=False,
-        ),
-    ] = None,
+    selector: SelectorOption = None,
     phase: Annotated[
         list[str] | None,
         typer.Option(
             metavar="PHASE",
             help="Only tasks in this phase; may be repeated.",
-            autocompletion=_completion_of(PHASES),
+            autocompletion=completion_of(PHASES),
             show_default=False,
         ),
     ] = None,
@@ -82,7 +96,7 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Option(
-            metavar="KIND", help="Only tasks of this kind.", autocompletion=_completion_of(KINDS), show_default=False
+            metavar="KIND", help="Only tasks of this kind.", autocompletion=completion_of(KINDS), show_default=False
         ),
     ] = None,
     agent: Annotated[
@@ -94,9 +108,7 @@ def list_(
     updated_before: Annotated[str | None, _time("Only tasks changed last before then.")] = None,
     order: Annotated[
         str,
-        typer.Option(
-            metavar="ORDER", help="By creation, or by the last change.", autocompletion=_completion_of(ORDERS)
-        ),
+        typer.Option(metavar="ORDER", help="By creation, or by the last change.", autocompletion=completion_of(ORDERS)),
     ] = "created",
     descending: Annotated[bool, typer.Option("--desc", help="The latest first.")] = False,
     limit: Annotated[
@@ -112,6 +124,7 @@ def list_(
     every: Annotated[bool, typer.Option("--all", help="Show every page.")] = False,
     total: Annotated[bool, typer.Option("--total", help="Count all the tasks that meet the filters.")] = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Say about how many there are.")] = False,
+    token: Annotated[bool, typer.Option("--token", help="Say where `watch --from` goes on from here.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List tasks, in order of creation or of their last change."""
@@ -159,6 +172,7 @@ def list_(
             "cursor": cursor,
             "withTotal": total,
             "withEstimate": estimate,
+            "withToken": token,
         }
     )
     found = _Listing()
@@ -198,7 +212,7 @@ class _Listing:
         first, last = self._pages[0], self._pages[-1]
         totals = {"total": first.total, "estimatedTotal": first.estimated_total}
         # A cursor is base64 for URLs, so it needs no escapes.
-        cursors = {"nextCursor": last.next_cursor, "prevCursor": first.prev_cursor}
+        cursors = {"nextCursor": last.next_cursor, "prevCursor": first.prev_cursor, "token": first.token}
         return [
             *(f'"{name}":{count}' for name, count in totals.items() if count is not None),
             *(f'"{name}":"{cursor}"' for name, cursor in cursors.items() if cursor is not None),
@@ -212,6 +226,7 @@ class _Listing:
             *([] if first.estimated_total is None else [f"about {first.estimated_total} in all"]),
             *([] if first.prev_cursor is None else [f"there are others before: --cursor {first.prev_cursor}"]),
             *([] if last.next_cursor is None else [f"there are more: --cursor {last.next_cursor}"]),
+            *([] if first.token is None else [f"what comes next: watch --from {first.token}"]),
         ]
 
 

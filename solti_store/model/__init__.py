@@ -11,6 +11,7 @@ from solti_store.errors import (
 )
 from solti_store.model._base import Value
 from solti_store.model.agent import AgentState, AgentStatus
+from solti_store.model.change import Bookmark, ChangeKind, EventType, TaskChange
 from solti_store.model.env import KeyValue, RunnerEnv, TaskEnv, merge_env
 from solti_store.model.kind import (
     TASK_KINDS,
@@ -71,11 +72,14 @@ __all__ = [
     "AgentState",
     "AgentStatus",
     "BackoffPolicy",
+    "Bookmark",
+    "ChangeKind",
     "Command",
     "Container",
     "ContainerSpec",
     "CustomRuntime",
     "Embedded",
+    "EventType",
     "Flag",
     "Invalid",
     "InvalidSelector",
@@ -101,6 +105,7 @@ __all__ = [
     "SubprocessMode",
     "SubprocessSpec",
     "Task",
+    "TaskChange",
     "TaskEnv",
     "TaskId",
     "TaskKind",

@@ -93,6 +93,7 @@ class TaskQuery(Value):
         cursor: Where to go on: the `next_cursor` of the page before, or the `prev_cursor` of the page after.
         with_total: Whether to count all the tasks that meet the filters, which costs a scan.
         with_estimate: Whether to guess how many there are, which does not.
+        with_token: Whether to say where the change feed goes on from the page, without a gap and without a repeat.
     """
 
     phases: frozenset[TaskPhase] = frozenset()
@@ -117,6 +118,7 @@ class TaskQuery(Value):
     cursor: Text | None = None
     with_total: Flag = False
     with_estimate: Flag = False
+    with_token: Flag = False
 
     @property
     def requirements(self) -> tuple[LabelRequirement, ...]:
@@ -141,6 +143,7 @@ class TaskPage(Value):
         estimated_total: About how many, None unless the query asked for it.
         next_cursor: The cursor of the next page, None on the last.
         prev_cursor: The cursor of the page before, None on the first.
+        token: Where the change feed goes on from this page, None unless the query asked for it.
     """
 
     items: tuple[Task, ...] = ()
@@ -148,6 +151,7 @@ class TaskPage(Value):
     estimated_total: U64 | None = Field(default=None, exclude_if=is_none)
     next_cursor: Text | None = Field(default=None, exclude_if=is_none)
     prev_cursor: Text | None = Field(default=None, exclude_if=is_none)
+    token: Text | None = Field(default=None, exclude_if=is_none)
 
     def __iter__(self) -> Iterator[Task]:  # type: ignore[override]  # BaseModel iterates over its fields
         return iter(self.items)

@@ -14,7 +14,7 @@ from solti_store.faults import is_owner_conflict
 from solti_store.model import TaskId
 from solti_store.ops import arguments, rows, slots
 from solti_store.ops.agents import judge_new_routes, require_open, routes_of
-from solti_store.ops.tasks import act, get
+from solti_store.ops.tasks import act, read
 from solti_store.sql import claims as sql
 from solti_store.sql.driver import is_autocommit
 
@@ -83,9 +83,10 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
         about = found[0]
         if about.state is None:
             raise AgentLost(agent.id)
-        has_more_routes = about.has_new_routes and judge_new_routes(conn, agent)
         news = [row for row in found if row.route is not None]
         picked += news
+        with _nothing_forgotten(conn, [row for row in picked if row.seq is not None]):
+            has_more_routes = about.has_new_routes and judge_new_routes(conn, agent)
         if merged and len(news) < left <= (about.seen or 0):
             # Others have locked some of what was to be shared between the routes.
             in_turn = True
@@ -187,32 +188,35 @@ def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime 
     checked = TaskId(task_id)
     if agent is not None:
         require_open(conn, agent, now=now)
-    picked = act(conn, sql.PICK_BY_ID, {"task_id": str(checked)})
-    if picked is None:
-        raise AlreadyRunning(checked, attempt=get(conn, checked).status.attempt)
     starting = {
-        "picked_seq": picked.seq,
         "agent_seq": None if agent is None else agent.seq,
         "agent_name": None if agent is None else str(agent.id),
         "now": now,
     }
     while True:
+        # Looked for before anything is locked: who waits first, locked while it waits for the owner's end, would be
+        # waited for by whoever ends the owner, to admit it.
+        if (busy := slots.owner_of(conn, checked)) is not None and busy.owner != checked:
+            raise SlotBusy(checked, slot=busy.slot, owner=busy.owner)
         try:
-            # In a savepoint: of a spec that cannot be read, a caller's transaction must not keep a running attempt.
+            # In a savepoint: what is refused, or of a spec that cannot be read, leaves no lock and no running attempt
+            # in a caller's transaction.
             with conn.begin_nested():
-                return rows.claim(sql.START.one(conn, starting))
+                picked = act(conn, sql.PICK_BY_ID, {"task_id": str(checked)})
+                if picked is None:
+                    raise AlreadyRunning(checked, attempt=read(conn, checked).attempt)
+                given = starting | {"picked_seq": picked.seq, "phase_before": picked.phase}
+                return rows.claim(sql.START.one(conn, given))
         except DBAPIError as error:
             if not is_owner_conflict(error):
                 raise
-        # It waits for its slot's owner, or is final and the slot has another. That one may just have ended.
-        if (owner := slots.owner(conn, picked.slot)) is not None:
-            raise SlotBusy(checked, slot=picked.slot, owner=owner)
+        # The slot was free, or the task's own, and has another owner by now.
         slots.look_again(conn)
 
 
 def held(conn: Connection, agent: Agent) -> list[Claim]:
-    """The attempts that the agent runs, by the store's books."""
-    return [rows.claim(row) for row in sql.SELECT_HELD.all(conn, {"agent_seq": agent.seq})]
+    """The attempts that the agent runs, by the store's books, without those whose spec cannot be read."""
+    return _read(sql.SELECT_HELD.all(conn, {"agent_seq": agent.seq})).claims
 
 
 def held_keys(conn: Connection, agent: Agent) -> frozenset[tuple[int, int]]:

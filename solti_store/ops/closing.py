@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from solti_store.errors import Invalid, LeaseLost, ModelError
 from solti_store.model import BackoffPolicy, RestartPolicy, TaskId, TaskPhase
@@ -77,48 +77,44 @@ class Ending:
 
 # --- what workers report ------------------------------------------------------------------------
 
+Answers: TypeAlias = "dict[int, LeaseLost | None]"
+"""Of some results, by their place in the batch: None for one that counts, or why it was refused."""
+
 
 class Finishing:
     """A batch of results on its way through `finish_untouched`, `finish_free` and `finish_many`.
 
     In three transactions, each with what the ones before left: almost all are done after the first, and nobody waits
     for the last with a lock on what others need.
-
-    Attributes:
-        answers: For each result None, or why it was refused.
     """
 
     def __init__(self, results: Iterable[tuple[Claim, Outcome]]) -> None:
         self._results = list(results)
         self._open = list(range(len(self._results)))
-        self.answers: list[LeaseLost | None] = [None] * len(self._results)
+        self._answers: dict[int, LeaseLost | None] = {}
 
     @property
     def left(self) -> list[tuple[Claim, Outcome]]:
         """The results of which nothing is decided."""
         return [self._results[place] for place in self._open]
 
-    def done(self, places: Iterable[int]) -> None:
-        """Take note of those among `left`, by their places in it, that were closed."""
-        closed = set(places)
-        self._open = [place for number, place in enumerate(self._open) if number not in closed]
+    def decided(self, answers: Answers) -> None:
+        """Take note of what became of some of those that were left."""
+        self._answers |= {self._open[place]: answer for place, answer in answers.items()}
+        self._open = [place for place in self._open if place not in self._answers]
 
-    def judged(self, answers: Iterable[LeaseLost | None]) -> None:
-        """Take note of what became of all that was left."""
-        for place, answer in zip(self._open, answers, strict=True):
-            self.answers[place] = answer
-        self._open = []
+    @property
+    def answers(self) -> list[LeaseLost | None]:
+        """For each result None, or why it was refused; once all are decided."""
+        return [self._answers[place] for place in range(len(self._results))]
 
 
 def finish_untouched(
     conn: Connection, results: Sequence[tuple[Claim, Outcome]], *, now: datetime | None = None
-) -> list[int]:
+) -> Answers:
     """Close those attempts whose tasks nobody has touched since their claim: almost all, in one statement.
 
     What follows is decided by the spec in the claim: had it been replaced, the task would be at another version.
-
-    Returns:
-        The places in `results` of those that were closed.
     """
     endings: dict[int, Ending] = {}
     places: dict[int, int] = {}
@@ -136,30 +132,33 @@ def finish_untouched(
             )
             endings[claim.seq] = Ending(claim.seq, claim.attempt, claim.version, outcome, following)
             places[claim.seq] = place
-    return [places[row.seq] for row in sql.CLOSE_UNTOUCHED.all(conn, _parameters(endings.values(), now))]
+    closed = sql.CLOSE_UNTOUCHED.all(conn, _parameters(endings.values(), now))
+    return dict.fromkeys(places[row.seq] for row in closed)
 
 
-def finish_free(
-    conn: Connection, results: Sequence[tuple[Claim, Outcome]], *, now: datetime | None = None
-) -> list[int]:
-    """Close those attempts that somebody holds for whom nobody has to be waited for.
+def finish_free(conn: Connection, results: Sequence[tuple[Claim, Outcome]], *, now: datetime | None = None) -> Answers:
+    """Decide on those whose tasks nobody has locked, nor whom their end would let in.
 
     Behind one task that a long transaction has locked, a batch that waited for it would hold up all the others.
-
-    Returns:
-        The places in `results` of those that were closed.
     """
     locked = sql.LOCK_FREE.all(conn, {"seqs": [claim.seq for claim, _ in results]})
-    mine = _mine(_with_free_heads(conn, locked), results)
-    _close(conn, list(mine.values()), now)
-    return list(mine)
+    ready = {row.seq for row in _with_free_heads(conn, locked)}
+    free = [place for place, (claim, _) in enumerate(results) if claim.seq in ready]
+    answers = _finish(conn, locked, [results[place] for place in free], now)
+    return dict(zip(free, answers, strict=True))
 
 
 def finish_many(
     conn: Connection, results: Sequence[tuple[Claim, Outcome]], *, now: datetime | None = None
 ) -> list[LeaseLost | None]:
     """Close a batch of attempts; for each, in order, None or why it was refused."""
-    mine = _mine(sql.LOCK.all(conn, {"seqs": [claim.seq for claim, _ in results]}), results)
+    return _finish(conn, sql.LOCK.all(conn, {"seqs": [claim.seq for claim, _ in results]}), results, now)
+
+
+def _finish(
+    conn: Connection, locked: Iterable[Row], results: Sequence[tuple[Claim, Outcome]], now: datetime | None
+) -> list[LeaseLost | None]:
+    mine = _mine(locked, results)
     _close(conn, list(mine.values()), now)
     late = [place for place in range(len(results)) if place not in mine]
     answers: list[LeaseLost | None] = [None] * len(results)
@@ -171,12 +170,12 @@ def finish_many(
 
 
 def fail(conn: Connection, attempts: Sequence[Unreadable], *, now: datetime | None = None) -> None:
-    """Fail attempts that nobody can run, for good."""
+    """Fail attempts that nobody can run, for good; those that would have to be waited for end at their deadlines."""
     reasons = {(one.seq, one.attempt): one.reason for one in attempts}
-    locked = sql.LOCK.all(conn, {"seqs": [one.seq for one in attempts]})
+    locked = sql.LOCK_FREE.all(conn, {"seqs": [one.seq for one in attempts]})
     closing = [
         (row, _reported(Outcome.failed(reason, fatal=True)))
-        for row in locked
+        for row in _with_free_heads(conn, locked)
         if row.phase == "running" and (reason := reasons.get((row.seq, row.attempt)))
     ]
     _close(conn, closing, now)
@@ -318,8 +317,25 @@ def reap(conn: Connection, *, limit: int, grace: timedelta, now: datetime | None
     if not timedelta(0) <= grace <= MAX_GRACE:
         raise Invalid(f"invalid model: grace must be from 0 to {MAX_GRACE}, got {grace}", field="grace")
     agents_sql.CLOSE_EXPIRED.all(conn, {"limit": most, "now": now})
-    abandoned = sql.LOCK_ABANDONED.all(conn, {"limit": most, "grace": grace, "now": now})
-    return _close(conn, [(row, _abandoned) for row in _with_free_heads(conn, abandoned)], now)
+    reaped = _close(conn, [(row, _abandoned) for row in _lock_abandoned(conn, most, grace, now)], now)
+    slots.admit_orphans(conn, limit=most, now=now)
+    return reaped
+
+
+def _lock_abandoned(conn: Connection, limit: int, grace: timedelta, now: datetime | None) -> list[Row]:
+    """Lock attempts that nobody will finish and that can be ended now, past those that cannot."""
+    after = -1
+    while True:
+        found = sql.LOCK_ABANDONED.all(conn, {"after_seq": after, "limit": limit, "grace": grace, "now": now})
+        ready = found
+        if nowhere := [row.agent_nowhere for row in found if row.agent_nowhere is not None]:
+            # In a statement of its own, newer than the locks.
+            present = {row.seq for row in agents_sql.SELECT_PRESENT.all(conn, {"agent_seqs": nowhere})}
+            ready = [row for row in found if row.agent_nowhere not in present]
+        ready = _with_free_heads(conn, ready)
+        if ready or len(found) < limit:
+            return ready
+        after = found[-1].seq
 
 
 def sign_off(conn: Connection, agent: Agent, *, now: datetime | None = None) -> list[Reaped]:

@@ -80,7 +80,7 @@ def decode(query: TaskQuery) -> Position | None:
 def _digest(query: TaskQuery, place: bytes) -> bytes:
     # Not of the limit and the totals: a reader may change them on the way.
     ask = query.to_dict()
-    for free in ("limit", "cursor", "withTotal", "withEstimate"):
+    for free in ("limit", "cursor", "withTotal", "withEstimate", "withToken"):
         del ask[free]
     ask["phases"].sort()
     return sha256(place + json.dumps(ask, sort_keys=True).encode()).digest()[:_DIGEST_BYTES]

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from solti_store.model import TaskOrder, TaskPage
-from solti_store.ops import cursor, rows
+from solti_store.ops import cursor, feed, rows
 from solti_store.ops.candidates import Both, Candidates, Collected, LabelIndex, Labelled, Scan, Segments, Walk
 from solti_store.ops.cursor import Position
 from solti_store.sql import pages, selectors
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from solti_store.model import TaskQuery
     from solti_store.sql.driver import Row
 
-__all__ = ["Listed", "list_page"]
+__all__ = ["Listed", "following", "list_page"]
 
 # The first piece of a stream is a page's, or this; the later ones are from two to eight times the one before.
 _FIRST_PIECE: Final = 64
@@ -46,14 +46,17 @@ class Listed:
     Attributes:
         page: The page.
         index_lags: Whether the label index should be brought up to date.
+        feed_is_stale: Whether the page should have a token and has none, before `feed.renew`.
     """
 
     page: TaskPage
     index_lags: bool
+    feed_is_stale: bool
 
 
 def list_page(conn: Connection, query: TaskQuery) -> Listed:
-    """One page of the tasks that meet `query`."""
+    """One page of the tasks that meet `query`; in one snapshot all along, if it asks for a token."""
+    token = feed.token(conn) if query.with_token else None
     listing = _Listing(conn, query)
     found = listing.hits()
     shown = found[: query.limit]
@@ -66,8 +69,20 @@ def list_page(conn: Connection, query: TaskQuery) -> Listed:
         estimated_total=listing.estimate() if query.with_estimate else None,
         next_cursor=listing.cursor(shown, backward=False) if more or listing.backward else None,
         prev_cursor=listing.cursor(shown, backward=True) if listing.has_before(more=more) else None,
+        token=token,
     )
-    return Listed(page, index_lags=listing.index is not None and listing.index.lags)
+    return Listed(
+        page,
+        index_lags=listing.index is not None and listing.index.lags,
+        feed_is_stale=query.with_token and token is None,
+    )
+
+
+def following(query: TaskQuery, page: TaskPage) -> TaskQuery | None:
+    """What to ask for the next page, None behind the last; totals and the token are of the first one only."""
+    if page.next_cursor is None:
+        return None
+    return query.replace(cursor=page.next_cursor, with_total=False, with_estimate=False, with_token=False)
 
 
 class _Listing:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from solti_store.ops import arguments
 from solti_store.sql import retention as sql
+from solti_store.sql.feed import DELETE_EVENTS
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -26,12 +27,14 @@ class Pruned:
         tasks: Final tasks; their runs went with them and are not counted.
         runs: Runs of tasks that live on.
         agents: Agents that are no more.
+        events: Events of the feed.
         is_complete: Whether that was all there was, apart from what others held.
     """
 
     tasks: int
     runs: int
     agents: int
+    events: int
     is_complete: bool
 
 
@@ -43,7 +46,8 @@ def prune(conn: Connection, retention: Retention, *, limit: int, now: datetime |
     agents = 0
     if retention.agents is not None:
         agents = len(sql.DELETE_AGENTS.all(conn, {"kept": retention.agents, "limit": most, "now": now}))
-    return Pruned(tasks, runs, agents, is_complete=max(tasks, runs, agents) < most)
+    events = _events(conn, retention.events, most, now) if retention.events is not None else 0
+    return Pruned(tasks, runs, agents, events, is_complete=max(tasks, runs, agents, events) < most)
 
 
 def _tasks(conn: Connection, kept: timedelta, limit: int, now: datetime | None) -> int:
@@ -55,3 +59,8 @@ def _runs(conn: Connection, kept: timedelta, limit: int, now: datetime | None) -
     old = sql.LOCK_OLD_RUNS.all(conn, {"kept": kept, "limit": limit, "now": now})
     keys = {"seqs": [row.seq for row in old], "attempts": [row.attempt for row in old]}
     return len(sql.DELETE_RUNS.all(conn, keys)) if old else 0
+
+
+def _events(conn: Connection, kept: timedelta, limit: int, now: datetime | None) -> int:
+    gone = DELETE_EVENTS.one_or_none(conn, {"kept": kept, "limit": limit, "now": now})
+    return 0 if gone is None else int(gone.events)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import eq
 from typing import TYPE_CHECKING, overload
@@ -77,11 +77,22 @@ class NewTasks(Sequence[Task]):
     """Tasks as just created, each made when it is asked for.
 
     To make 20,000 of them took 0.2 s of the 0.85 s that their insertion took, and few callers look.
+
+    Args:
+        items: Their ids and specs.
+        created_at: When each was created.
+        changed: Those that have changed since, in the same breath.
     """
 
-    def __init__(self, items: Sequence[tuple[TaskId, TaskSpec]], created_at: Sequence[Timestamp]) -> None:
+    def __init__(
+        self,
+        items: Sequence[tuple[TaskId, TaskSpec]],
+        created_at: Sequence[Timestamp],
+        changed: Mapping[str, Task],
+    ) -> None:
         self._items = items
         self._created_at = created_at
+        self._changed = changed
 
     def __len__(self) -> int:
         return len(self._items)
@@ -92,8 +103,9 @@ class NewTasks(Sequence[Task]):
     def __getitem__(self, index: slice) -> Sequence[Task]: ...
     def __getitem__(self, index: int | slice) -> Task | Sequence[Task]:
         if isinstance(index, slice):
-            return NewTasks(self._items[index], self._created_at[index])
-        return new_task(*self._items[index], self._created_at[index])
+            return NewTasks(self._items[index], self._created_at[index], self._changed)
+        task_id, spec = self._items[index]
+        return self._changed.get(task_id) or new_task(task_id, spec, self._created_at[index])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))

@@ -26,17 +26,20 @@ if TYPE_CHECKING:
     from solti_store.model import Task, TaskRun, TaskSpec
     from solti_store.sql.driver import Prepared, Row
 
-__all__ = ["act", "cancel", "create", "create_many", "delete", "get", "replace", "runs"]
+__all__ = ["act", "cancel", "create", "create_many", "delete", "enter", "get", "read", "replace", "runs"]
 
 # A batch goes out in pieces of at most so many rows and, roughly, bytes: the server holds a parameter whole.
 _PIECE_ROWS = 20_000
 _PIECE_BYTES = 32 * 1024 * 1024
 
 
-def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | None = None) -> Task | None:
-    """Create one task as the owner of its slot, due at once; None, and nothing, when the slot has an owner already."""
+def create(
+    conn: Connection, task_id: str, spec: TaskSpec, *, max_slot_queue: int, now: datetime | None = None
+) -> Task | None:
+    """Create one task as the owner of its slot, due at once; None, and nothing, when it has to wait or to replace."""
     checked = TaskId(task_id)
     route = route_of(spec)
+    text = spec.to_json()
     try:
         # A savepoint costs two round trips; a statement that is its own transaction needs none.
         with nullcontext() if is_autocommit(conn) else conn.begin_nested():
@@ -44,7 +47,7 @@ def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | No
                 conn,
                 {
                     "task_id": str(checked),
-                    "task_spec": spec.to_json(),
+                    "task_spec": text,
                     "route_id": route.id,
                     "task_kind": route.kind,
                     "route_selector": route.selector,
@@ -58,8 +61,15 @@ def create(conn: Connection, task_id: str, spec: TaskSpec, *, now: datetime | No
         raise
     if row is not None:
         return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
-    _refuse_taken(conn, [checked])
+    slots.judge(conn, [(checked, spec, text)], max_waiting=max_slot_queue)
     return None
+
+
+def enter(conn: Connection, task_id: str, spec: TaskSpec, *, max_slot_queue: int, now: datetime | None = None) -> Task:
+    """Create one task that `create` did not: it waits for its slot, or replaces who owns it."""
+    checked = TaskId(task_id)
+    (created_at,) = _by_their_slots(conn, [(checked, spec, spec.to_json())], max_slot_queue, now)
+    return rows.new_task(checked, spec, created_at)
 
 
 def create_many(
@@ -69,15 +79,33 @@ def create_many(
     given = [(TaskId(task_id), spec) for task_id, spec in tasks]
     _refuse_repeats(given)
     created_at: list[Timestamp] = []
+    are_owners = True
+    changed: list[Row] = []
     # A savepoint, so that in a caller's transaction a refused batch leaves nothing behind either.
     with conn.begin_nested():
         for piece in _pieces(given):
-            found = _as_owners(conn, piece, now) or _by_their_slots(conn, piece, max_slot_queue, now)
-            created_at += [Timestamp.from_datetime(found[0].created_at)] * len(piece)
-    return rows.NewTasks(given, created_at)
+            if owners := _as_owners(conn, piece, now):
+                created_at += owners
+            else:
+                are_owners = False
+                slots.judge(conn, piece, max_waiting=max_slot_queue)
+                created_at += _by_their_slots(conn, piece, max_slot_queue, now)
+        if not are_owners and _may_replace_its_own(given):
+            changed = sql.SELECT_CHANGED.all(conn, {"ids": [str(task_id) for task_id, _ in given]})
+    return rows.NewTasks(given, created_at, {row.id: rows.task(row) for row in changed})
 
 
-def _as_owners(conn: Connection, piece: list[slots.Newcomer], now: datetime | None) -> list[Row] | None:
+def _may_replace_its_own(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> bool:
+    """Whether a task may have replaced another of its batch, which then is not as it was created."""
+    seen: set[str] = set()
+    for _, spec in tasks:
+        if spec.slot in seen and spec.admission is spec.admission.REPLACE:
+            return True
+        seen.add(spec.slot)
+    return False
+
+
+def _as_owners(conn: Connection, piece: list[slots.Newcomer], now: datetime | None) -> list[Timestamp] | None:
     """Create a piece as owners of as many slots; None, and nothing, when a slot or an id is taken."""
     if len({spec.slot for _, spec, _ in piece}) < len(piece):
         return None
@@ -85,7 +113,7 @@ def _as_owners(conn: Connection, piece: list[slots.Newcomer], now: datetime | No
         with conn.begin_nested() as savepoint:
             found = sql.INSERT_MANY.all(conn, _parameters(piece, now))
             if len(found) == len(piece):
-                return found
+                return _when_created(found)
             savepoint.rollback()
     except DBAPIError as error:
         if not is_owner_conflict(error):
@@ -93,37 +121,58 @@ def _as_owners(conn: Connection, piece: list[slots.Newcomer], now: datetime | No
     return None
 
 
-def _by_their_slots(conn: Connection, piece: list[slots.Newcomer], max_waiting: int, now: datetime | None) -> list[Row]:
+def _by_their_slots(
+    conn: Connection, piece: list[slots.Newcomer], max_waiting: int, now: datetime | None
+) -> list[Timestamp]:
     """Create a piece with regard to who owns the slots, and who waits for them."""
-    _refuse_taken(conn, [task_id for task_id, _, _ in piece])
     while True:
         try:
             with conn.begin_nested():
-                return [row for newcomers in slots.rounds(piece) for row in _enter(conn, newcomers, max_waiting, now)]
+                # All owners before the first round: in one order, as everybody who locks several.
+                found = slots.lock(conn, piece, max_waiting=max_waiting)
+                return [
+                    when
+                    for newcomers in slots.rounds(piece)
+                    for when in _let_in(conn, newcomers, found, max_waiting, now)
+                ]
         except DBAPIError as error:
             if not is_owner_conflict(error):
                 raise
-            # A slot that was free has an owner now.
-            slots.look_again(conn)
+        # A slot that was free has an owner now.
+        slots.look_again(conn)
+        slots.judge(conn, piece, max_waiting=max_waiting)
 
 
-def _enter(conn: Connection, newcomers: list[slots.Newcomer], max_waiting: int, now: datetime | None) -> list[Row]:
-    names = list({str(spec.slot): None for _, spec, _ in newcomers})
-    found = slots.look(conn, names, max_waiting=max_waiting)
+def _let_in(
+    conn: Connection,
+    newcomers: list[slots.Newcomer],
+    found: dict[str, slots.Slot],
+    max_waiting: int,
+    now: datetime | None,
+) -> list[Timestamp]:
     places = slots.places(conn, newcomers, found, max_waiting=max_waiting, now=now)
+    joined = {found[spec.slot].seq for _, spec, _ in newcomers} - {None}
     entered = sql.INSERT_JUDGED.all(
         conn,
         _parameters(newcomers, now)
         | {
             "queued": [place.queued for place in places],
             "queue_keys": [place.key for place in places],
-            "joined": [slot.seq for slot in found.values() if slot.seq is not None],
+            "joined": list(joined),
         },
     )
-    if len(entered) < len(newcomers):
-        made = {row.id for row in entered}
-        raise AlreadyExists(next(task_id for task_id, _, _ in newcomers if task_id not in made))
-    return entered
+    made = {row.id: row.seq for row in entered}
+    for task_id, spec, _ in newcomers:
+        if task_id not in made:
+            raise AlreadyExists(task_id)
+        if found[spec.slot].owner == task_id:
+            found[spec.slot].seq = made[task_id]
+    return _when_created(entered)
+
+
+def _when_created(statement: list[Row]) -> list[Timestamp]:
+    # All that one statement creates has one time.
+    return [Timestamp.from_datetime(statement[0].created_at)] * len(statement)
 
 
 def _parameters(piece: list[slots.Newcomer], now: datetime | None) -> dict[str, Any]:
@@ -139,12 +188,6 @@ def _parameters(piece: list[slots.Newcomer], now: datetime | None) -> dict[str, 
         "selectors": [route.selector for route in routes],
         "now": now,
     }
-
-
-def _refuse_taken(conn: Connection, ids: Sequence[TaskId]) -> None:
-    taken = {row.id for row in sql.SELECT_TAKEN.all(conn, {"ids": [str(task_id) for task_id in ids]})}
-    if taken:
-        raise AlreadyExists(next(task_id for task_id in ids if task_id in taken))
 
 
 def _refuse_repeats(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> None:
@@ -170,11 +213,15 @@ def _pieces(tasks: Sequence[tuple[TaskId, TaskSpec]]) -> Iterator[list[slots.New
 
 def get(conn: Connection, task_id: str) -> Task:
     """Read one task."""
-    checked = TaskId(task_id)
-    row = sql.SELECT.one_or_none(conn, {"task_id": str(checked)})
+    return rows.task(read(conn, TaskId(task_id)))
+
+
+def read(conn: Connection, task_id: TaskId) -> Row:
+    """The row of one task, whose spec may be such that no task can be made of it."""
+    row = sql.SELECT.one_or_none(conn, {"task_id": str(task_id)})
     if row is None:
-        raise NotFound(checked)
-    return rows.task(row)
+        raise NotFound(task_id)
+    return row
 
 
 def replace(
@@ -221,8 +268,12 @@ def _is_as_expected(current: Task, expected: int | Task) -> bool:
     )
 
 
-def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Task:
-    """Cancel a task that is not running, ask for it if it is; of a final task, nothing."""
+def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Row:
+    """Cancel a task that is not running, ask for it if it is; of a final task, nothing.
+
+    The row, which only `rows.task` may refuse: a task whose spec cannot be read has to leave its slot all the same, and
+    so must not be read before the commit.
+    """
     checked = TaskId(task_id)
     locked = act(conn, sql.LOCK_BY_ID, {"task_id": str(checked)})
     if locked is None:
@@ -230,7 +281,7 @@ def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Ta
     canceled = slots.cancel(conn, [(locked.seq, None)], now=now)
     if locked.owns and any(row.phase == "canceled" for row in canceled):
         slots.admit(conn, [locked.slot], now=now)
-    return get(conn, checked)
+    return read(conn, checked)
 
 
 def delete(conn: Connection, task_id: str, *, expected: int | Task | None = None, now: datetime | None = None) -> bool:
@@ -245,7 +296,7 @@ def delete(conn: Connection, task_id: str, *, expected: int | Task | None = None
         return True
     if version is None:
         return False
-    raise VersionConflict(checked, expected=version, current=get(conn, checked).metadata.resource_version)
+    raise VersionConflict(checked, expected=version, current=read(conn, checked).resource_version)
 
 
 def act(conn: Connection, statement: Prepared, parameters: dict[str, Any]) -> Row | None:

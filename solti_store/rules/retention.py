@@ -24,6 +24,7 @@ class Retention:
         tasks: A task after it became final, with its runs. One that waits for a restart is not final.
         runs: A run after it ended, of a task that lives on.
         agents: An agent after it signed off or was lost.
+        events: An event of the feed after it happened. A watcher that comes back later than that has to list anew.
 
     Raises:
         Invalid: A time is negative, or longer than a thousand years.
@@ -32,6 +33,7 @@ class Retention:
     tasks: timedelta | None = timedelta(days=30)
     runs: timedelta | None = timedelta(days=30)
     agents: timedelta | None = timedelta(days=1)
+    events: timedelta | None = timedelta(days=7)
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -35,6 +35,7 @@ __all__ = [
     "REGISTER",
     "SELECT_AGENTS",
     "SELECT_NEW_ROUTES",
+    "SELECT_PRESENT",
 ]
 
 _agent = bindparam("agent_seq", type_=BigInteger())
@@ -160,6 +161,9 @@ SELECT_AGENTS = Prepared(
     .order_by(agents.c.seq)
     .limit(_limit)
 )
+
+#: Which of these incarnations there are.
+SELECT_PRESENT = Prepared(select(agents.c.seq).where(agents.c.seq == func.any(array_param("agent_seqs", "bigint"))))
 
 #: Of a route the caller has not judged yet. By exclusion and not by a high-water mark: routes commit in any order.
 IS_NEW = routes.c.id != func.all(array_param("known", "uuid"))

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     bindparam,
+    case,
     cast,
     column,
     func,
@@ -54,7 +55,7 @@ _route = (
 def _due_in(routes: FromClause, route: ColumnElement[Any]) -> Select[Any]:
     """What is due in one of `routes`, from its due time on, the longest due first."""
     return (
-        select(task_status.c.seq, task_status.c.ctid, task_status.c.due_at)
+        select(task_status.c.seq, task_status.c.ctid, task_status.c.due_at, task_status.c.phase)
         .where(task_status.c.route == route, *_due, task_status.c.due_at >= routes.c.since)
         .order_by(task_status.c.due_at, task_status.c.seq)
         .limit(_most)
@@ -122,6 +123,9 @@ def _claim(picked: CTE, *, seen: ColumnElement[Any]) -> Prepared:
     # because a join makes the planner think of reading the whole table.
     places = cast(select(func.array_agg(picked.c.ctid)).scalar_subquery(), ARRAY(Tid()))
     started = _starting(task_status.c.ctid == func.any(places))
+    begun = (
+        select(started, picked.c.phase.label("phase_before")).join(picked, picked.c.seq == started.c.seq).cte("begun")
+    )
     always = select(literal(1).label("row")).subquery("always")
     return Prepared(
         select(
@@ -139,7 +143,7 @@ def _claim(picked: CTE, *, seen: ColumnElement[Any]) -> Prepared:
             .outerjoin(started, started.c.seq == picked.c.seq)
         )
         .order_by(picked.c.due_at, picked.c.seq)
-        .add_cte(event(started, "started"))
+        .add_cte(event(begun, "started", before=begun.c.phase_before))
     )
 
 
@@ -167,7 +171,7 @@ _shared = _free_in(_share, _share.c.route, _share.c.share)
 #: changed just then and so not started. May pick fewer than there are, though it saw enough: a route's share counts
 #: rows that others have locked. `CLAIM_BY_ROUTE` finds those.
 CLAIM = _claim(
-    select(_shared.c.seq, _shared.c.ctid, _shared.c.due_at, _share.c.route)
+    select(_shared.c.seq, _shared.c.ctid, _shared.c.due_at, _shared.c.phase, _share.c.route)
     .select_from(_share.join(_shared, true()))
     .where(_agent_is_open)
     .cte("picked"),
@@ -178,7 +182,7 @@ _in_turn = _free_in(_route, _route.c.id, _limit)
 
 #: The same, route after route instead of merged: misses nothing that is not locked. Does not tell what it saw.
 CLAIM_BY_ROUTE = _claim(
-    select(_in_turn.c.seq, _in_turn.c.ctid, _in_turn.c.due_at, _route.c.id.label("route"))
+    select(_in_turn.c.seq, _in_turn.c.ctid, _in_turn.c.due_at, _in_turn.c.phase, _route.c.id.label("route"))
     .select_from(_route.join(_in_turn, true()))
     .where(_agent_is_open)
     .limit(_limit)
@@ -203,7 +207,7 @@ LOOK = Prepared(
 
 #: Locks the task `id` unless it is running.
 PICK_BY_ID = Prepared(
-    select(task_status.c.seq, task_status.c.slot)
+    select(task_status.c.seq, task_status.c.phase)
     .join(tasks, tasks.c.seq == task_status.c.seq)
     .where(tasks.c.id == _id, task_status.c.phase != "running")
     .with_for_update(of=task_status)
@@ -215,7 +219,11 @@ _by_hand = _starting(task_status.c.seq == bindparam("picked_seq", type_=BigInteg
 #:
 #: A statement of its own, after the lock. The lock may come right after another's commit, and then a statement that
 #: locks has the new status, but beside it the spec, and so the timeout, from before that commit.
-START = Prepared(select(*_claim_columns(_by_hand)).add_cte(event(_by_hand, "started")))
+START = Prepared(
+    select(*_claim_columns(_by_hand)).add_cte(
+        event(_by_hand, "started", before=bindparam("phase_before", type_=Text()))
+    )
+)
 
 # --- reading ------------------------------------------------------------------------------------
 
@@ -230,7 +238,10 @@ SELECT_HELD = Prepared(
         cast(tasks.c.spec, Text).label("spec"),
         task_status.c.started_at,
         task_status.c.deadline,
-        task_status.c.resource_version,
+        # No version when a cancellation was asked for: to a finish by it the task must not look untouched.
+        case((task_status.c.cancel_requested_at.is_(None), task_status.c.resource_version), else_=0).label(
+            "resource_version"
+        ),
         task_status.c.failures,
     )
     .join_from(task_status, tasks, tasks.c.seq == task_status.c.seq)

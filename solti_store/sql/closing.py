@@ -75,10 +75,16 @@ LOCK_FREE = Prepared(_asked_for.with_for_update(skip_locked=True))
 #: one more index to write at every claim.
 _is_nowhere = and_(task_status.c.agent.is_not(None), agents.c.seq.is_(None))
 LOCK_ABANDONED = Prepared(
-    _locked.add_columns(case((_is_nowhere, "lost"), else_=agents.c.state).label("agent_state"))
+    _locked.add_columns(
+        case((_is_nowhere, "lost"), else_=agents.c.state).label("agent_state"),
+        # Of a row that was changed after the snapshot also that of an agent who is there, and got it in between: beside
+        # the new row stands the agent of the old one, and an outer join of the two has none. `SELECT_PRESENT` tells.
+        case((_is_nowhere, task_status.c.agent)).label("agent_nowhere"),
+    )
     .outerjoin(agents, agents.c.seq == task_status.c.agent)
     .where(
         task_status.c.deadline.is_not(None),
+        task_status.c.seq > bindparam("after_seq", type_=BigInteger()),
         or_(
             agents.c.closed_at.is_not(None),
             _is_nowhere,
@@ -254,7 +260,7 @@ def _close(running: CTE | Subquery) -> tuple[CTE, Select[tuple[object, ...]]]:
         )
     )
     return closed, select(closed.c.seq, closed.c.attempt).add_cte(
-        run, forgotten, event(closed, "finished", detail=detail)
+        run, forgotten, event(closed, "finished", before="running", detail=detail)
     )
 
 
@@ -320,7 +326,7 @@ _refused = (
 #: Leaves a trace of late writes, which change nothing else.
 INSERT_REFUSED = Prepared(
     insert(task_events).from_select(
-        ["at", "seq", "id", "type", "resource_version", "phase", "attempt", "detail"],
+        ["at", "seq", "id", "type", "resource_version", "phase", "phase_before", "attempt", "detail"],
         select(
             NOW,
             task_status.c.seq,
@@ -328,6 +334,7 @@ INSERT_REFUSED = Prepared(
             literal("refused", Text),
             task_status.c.resource_version,
             task_status.c.phase,
+            task_status.c.phase.label("phase_before"),
             task_status.c.attempt,
             cast(_refused.c.detail, JSONB),
         ).select_from(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Interval, bindparam, column, delete, func, select
 
 from solti_store.sql.driver import Prepared
-from solti_store.sql.events import DELETING, event
+from solti_store.sql.events import DELETING, deletion
 from solti_store.sql.tables import FINAL, agents, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, array_param
 
@@ -40,7 +40,7 @@ _pruned = delete(tasks).where(tasks.c.seq == _chosen).returning(tasks.c.seq).cte
 
 #: Deletes tasks that the transaction has locked, with their runs. A statement of its own: of one that locks and
 #: deletes, the planner cannot know how many it will be, and reads the whole table for fear of many.
-DELETE_TASKS = Prepared(select(_pruned.c.seq).add_cte(event(_old, "deleted")))
+DELETE_TASKS = Prepared(select(_pruned.c.seq).add_cte(deletion(_old)))
 
 #: Locks runs that ended before, the oldest first.
 LOCK_OLD_RUNS = Prepared(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Text, bindparam, null, select, true, union_all
+from sqlalchemy import BigInteger, Text, bindparam, func, null, select, true, union_all
 
+from solti_store.rules.retention import MAX_RUNS
 from solti_store.sql.driver import Prepared
 from solti_store.sql.tables import task_runs, task_status, tasks
 
@@ -43,7 +44,8 @@ _running = (
     .correlate(tasks)
 )
 _both = union_all(_running, _ended.subquery("ended").select()).subquery("both_kinds")
-_latest = select(_both).order_by(_both.c.attempt.desc()).limit(_limit).lateral("latest")
+# While one runs, the oldest of those that are kept is one too many.
+_latest = select(_both).order_by(_both.c.attempt.desc()).limit(func.least(_limit, MAX_RUNS)).lateral("latest")
 
 #: The latest attempts of the task `id`, oldest of them first; one row with a NULL attempt when it never ran, none when
 #: there is no such task.

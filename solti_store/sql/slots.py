@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Text, bindparam, column, func, select, true, update
+from sqlalchemy import BigInteger, Text, bindparam, cast, column, func, literal, select, true, update
 
 from solti_store.sql.driver import Prepared
 from solti_store.sql.events import CHANGED, event
@@ -18,7 +18,17 @@ from solti_store.sql.types import array_param
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
-__all__ = ["ADMIT", "LOCK_HEADS", "LOCK_OWNERS", "SELECT_BLOCKED", "SELECT_ISOLATION", "SELECT_SLOTS", "is_waited_for"]
+__all__ = [
+    "ADMIT",
+    "LOCK_HEADS",
+    "LOCK_OWNERS",
+    "SELECT_BLOCKED",
+    "SELECT_ISOLATION",
+    "SELECT_ORPHANED",
+    "SELECT_OWNER",
+    "SELECT_SLOTS",
+    "is_waited_for",
+]
 
 _slots = array_param("slots", "text")
 _slot = func.unnest(_slots).table_valued(column("slot", Text), name="asked").render_derived()
@@ -36,6 +46,9 @@ _owner = (
     select(task_status.c.seq, task_status.c.phase, tasks.c.id)
     .join(tasks, tasks.c.seq == task_status.c.seq)
     .where(task_status.c.slot == _slot.c.slot, OWNER)
+    # There is but one, and for one it takes the index: joined as a whole, by a plan from when the table was empty, it
+    # reads all owners there are (100,000: 140 ms).
+    .limit(1)
     .lateral("owner")
 )
 _place = (
@@ -47,12 +60,36 @@ _place = (
 )
 _waiting = select(func.count().label("waiting")).select_from(_place).lateral("line")
 
-#: For each of `slots` its owner, all NULL if it has none, and how many wait for it, counted up to `limit`. A statement
-#: of its own after the owners were locked: one that waits for a lock has the queue from before the wait.
+_newcomer = (
+    func.unnest(array_param("ids", "text"))
+    .table_valued(column("id", Text), with_ordinality="ord", name="newcomer")
+    .render_derived()
+)
+_namesake = select(tasks.c.seq).where(tasks.c.id == _newcomer.c.id).limit(1).scalar_subquery()
+_taken = select(_newcomer.c.id).where(_namesake.is_not(None)).order_by(_newcomer.c.ord).limit(1).scalar_subquery()
+
+#: For each of `slots` its owner, all NULL if it has none, and how many wait for it, counted up to `limit`; and the
+#: first of `ids` that is taken. All of one moment: else a task that was deleted and created again in between would be
+#: in its own way. Locks nothing. Where the owners have to be locked, a statement of its own: one that waits for a lock
+#: has the queue from before the wait.
 SELECT_SLOTS = Prepared(
-    select(_slot.c.slot, _owner.c.seq, _owner.c.phase, _owner.c.id, _waiting.c.waiting).select_from(
-        _slot.outerjoin(_owner, true()).join(_waiting, true())
+    select(
+        _slot.c.slot, _owner.c.seq, _owner.c.phase, _owner.c.id, _waiting.c.waiting, _taken.label("taken")
+    ).select_from(_slot.outerjoin(_owner, true()).join(_waiting, true()))
+)
+
+_of = tasks.alias("of")
+
+#: The `slot` of the task `task_id`, and who owns it; no row when nobody does. Locks nothing.
+SELECT_OWNER = Prepared(
+    select(task_status.c.slot, tasks.c.id.label("owner"))
+    .join(tasks, tasks.c.seq == task_status.c.seq)
+    .where(
+        task_status.c.slot
+        == select(_of.c.slot).where(_of.c.id == bindparam("task_id", type_=Text())).scalar_subquery(),
+        OWNER,
     )
+    .limit(1)
 )
 
 #: The isolation level of the transaction.
@@ -86,7 +123,7 @@ _admitted = (
 )
 
 #: Makes who waits first the owner of each of `slots`, whose last owners this transaction has ended.
-ADMIT = Prepared(select(_admitted.c.seq).add_cte(event(_admitted, "admitted")))
+ADMIT = Prepared(select(_admitted.c.seq).add_cte(event(_admitted, "admitted", before="pending")))
 
 _owned = (
     func.unnest(array_param("seqs", "bigint")).table_valued(column("seq", BigInteger), name="owned").render_derived()
@@ -101,7 +138,11 @@ _first = (
     .lateral("first")
 )
 _free = (
-    select(task_status.c.seq).where(task_status.c.seq == _first.c.seq).with_for_update(skip_locked=True).lateral("free")
+    select(task_status.c.seq)
+    # Said again: one that was canceled just then is not who waits first, and who does may be held.
+    .where(task_status.c.seq == _first.c.seq, _waits)
+    .with_for_update(skip_locked=True)
+    .lateral("free")
 )
 
 #: Those owners among `seqs`, whom the transaction has locked, behind whom somebody else has locked who waits first; the
@@ -120,3 +161,38 @@ def is_waited_for(slot: ColumnElement[Any]) -> ColumnElement[bool]:
     first = select(_other.c.seq).where(_other.c.slot == slot, _other.c.queue_key.is_not(None)).limit(1)
     # Not EXISTS, for which the planner may read all that wait for any slot.
     return first.scalar_subquery().is_not(None)
+
+
+_pending, _queued = task_status.alias("pending"), task_status.alias("queued")
+_is_pending = _pending.c.phase == "pending"
+_lowest, _highest = func.min(_pending.c.seq), func.max(_pending.c.seq)
+_somewhere = select(cast(_lowest + func.random() * (_highest - _lowest), BigInteger)).where(_is_pending)
+_random_slot = (
+    select(_pending.c.slot)
+    .where(_is_pending, _pending.c.seq >= _somewhere.scalar_subquery())
+    .order_by(_pending.c.seq)
+    .limit(1)
+)
+
+
+def _first_queue(condition: ColumnElement[bool]) -> ColumnElement[Any]:
+    queues = select(_queued.c.slot).where(condition, _queued.c.queue_key.is_not(None))
+    return queues.order_by(_queued.c.slot).limit(1).scalar_subquery()
+
+
+_queue = select(
+    _first_queue(_queued.c.slot >= _random_slot.scalar_subquery()).label("slot"), literal(1).label("number")
+).cte("queue", recursive=True)
+_queue = _queue.union_all(
+    select(_first_queue(_queued.c.slot > _queue.c.slot), _queue.c.number + 1).where(
+        _queue.c.slot.is_not(None), _queue.c.number < bindparam("limit", type_=BigInteger())
+    )
+)
+_owner_of_queue = select(task_status.c.seq).where(task_status.c.slot == _queue.c.slot, OWNER).limit(1)
+
+#: Slots that somebody waits for and nobody owns, of `limit` with a queue, from a random one on: a step of the index
+#: each, however many wait for it.
+SELECT_ORPHANED = Prepared(
+    # A subquery for each and not an anti-join, for which the planner may read all owners there are.
+    select(_queue.c.slot).where(_queue.c.slot.is_not(None), _owner_of_queue.scalar_subquery().is_(None))
+)

@@ -41,6 +41,7 @@ __all__ = [
     "OWNER",
     "SCHEMA",
     "agents",
+    "feed",
     "label_index",
     "label_postings",
     "label_segments",
@@ -235,9 +236,9 @@ task_runs = Table(
 task_events = Table(
     "task_events",
     metadata,
-    Column("event", BigInteger, Identity(always=True), primary_key=True),
     # With a snapshot, tells which events a reader has seen: event numbers are not in commit order.
     Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    Column("event", BigInteger, Identity(always=True), primary_key=True),
     Column("at", Instant, nullable=False),
     # No foreign key: an event outlives its task.
     Column("seq", BigInteger, nullable=False),
@@ -245,7 +246,11 @@ task_events = Table(
     Column("type", Text(collation="C"), nullable=False),
     Column("resource_version", BigInteger, nullable=False),
     Column("phase", Text(collation="C"), nullable=False),
+    # NULL of a task that was not there before.
+    Column("phase_before", Text(collation="C")),
     Column("attempt", BigInteger, nullable=False),
+    # The labels before a change of labels, or before the task was deleted; NULL where they stayed as they were.
+    Column("labels_before", JSONB),
     Column("detail", JSONB),
     CheckConstraint(
         "type IN"
@@ -253,6 +258,23 @@ task_events = Table(
         name="type",
     ),
     CheckConstraint(f"phase IN ({PHASES})", name="phase"),
+    # What has come since a snapshot.
+    Index(None, "xid"),
+    # For the labels that a task had at some event: those before the next change.
+    Index("ix_task_events_labels", "seq", "event", postgresql_where=text("labels_before IS NOT NULL")),
+)
+
+# One row: which life of which database this is, and up to where events may be gone.
+feed = Table(
+    "feed",
+    metadata,
+    Column("id", Boolean, primary_key=True, server_default=text("true")),
+    Column("epoch", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
+    # Equal to the row's own xmin, unless a dump was restored: then the transaction numbers mean nothing any more.
+    Column("written_by", Xid8, nullable=False),
+    Column("pruned", BigInteger, nullable=False, server_default=text("0")),
+    Column("pruned_xid", Xid8, nullable=False, server_default=text("'0'::xid8")),
+    CheckConstraint("id", name="id"),
 )
 
 agents = Table(

@@ -26,11 +26,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from solti_store.sql.driver import Prepared
-from solti_store.sql.events import CHANGED, DELETING, event
+from solti_store.sql.events import CHANGED, DELETING, deletion, event
 from solti_store.sql.tables import LATEST, OWNER, routes, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param, json_param
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import CTE, FromClause, Select, TableValuedAlias
 
 __all__ = [
@@ -42,7 +44,7 @@ __all__ = [
     "LOCK_BY_ID",
     "REPLACE_SPEC",
     "SELECT",
-    "SELECT_TAKEN",
+    "SELECT_CHANGED",
     "TASK_COLUMNS",
 ]
 
@@ -71,15 +73,15 @@ _ids = array_param("ids", "text")
 _owner = select(task_status.c.seq).where(OWNER).limit(1)
 
 
-def _insert(rows: FromClause, new_routes: CTE, *, decided: bool) -> Select[Any]:
-    """Insert tasks from `rows` (`id`, `spec`, `route`, `slot`, `ord`): task, status and event in one statement.
+def _insert(rows: FromClause, new_routes: Callable[[CTE], CTE], *, decided: bool) -> Select[Any]:
+    """Insert tasks from `rows` (`id`, `spec`, `route`, `slot`; in a batch `ord`): task, status, event in one statement.
 
     An id that exists is left out rather than raised: a unique violation would break the transaction, which
     may be the caller's.
 
     Args:
         rows: The tasks.
-        new_routes: Interns their routes.
+        new_routes: Interns their routes, if there is any of the tasks made.
         decided: Whether `rows` also has `queued` and `queue_key`, or each task is to own its slot. Then those whose
             slot has an owner are left out too, as far as the statement's snapshot shows: who was a moment quicker
             makes it fail on the index of owners.
@@ -88,29 +90,32 @@ def _insert(rows: FromClause, new_routes: CTE, *, decided: bool) -> Select[Any]:
     if not decided:
         # A subquery for each and not an anti-join, for which the planner may read all owners there are.
         given = given.where(_owner.where(task_status.c.slot == rows.c.slot).scalar_subquery().is_(None))
+    if "ord" in rows.c:
+        # In the order given, so that seq, the order of every list, follows it.
+        given = given.order_by(rows.c.ord)
     new_task = (
         insert(tasks)
-        # In the order given, so that seq, the order of every list, follows it.
-        .from_select(["id", "created_at", "spec"], given.order_by(rows.c.ord))
+        .from_select(["id", "created_at", "spec"], given)
         .on_conflict_do_nothing(index_elements=[tasks.c.id])
         .returning(tasks.c.seq, tasks.c.id, tasks.c.created_at, tasks.c.slot)
         .cte("new_task")
     )
     queued = rows.c.queued if decided else false()
+    status = select(
+        new_task.c.seq,
+        new_task.c.created_at,
+        literal("pending", Text),
+        case((~queued, new_task.c.created_at)),
+        new_task.c.slot,
+        case((queued, func.coalesce(rows.c.queue_key, new_task.c.seq))) if decided else null(),
+        rows.c.route,
+    ).select_from(new_task.join(rows, rows.c.id == new_task.c.id))
+    if "ord" in rows.c:
+        # One order for everybody: two batches that bring owners into the same free slots never deadlock on the index.
+        status = status.order_by(new_task.c.slot)
     new_status = (
         insert(task_status)
-        .from_select(
-            ["seq", "updated_at", "phase", "due_at", "slot", "queue_key", "route"],
-            select(
-                new_task.c.seq,
-                new_task.c.created_at,
-                literal("pending", Text),
-                case((~queued, new_task.c.created_at)),
-                new_task.c.slot,
-                case((queued, func.coalesce(rows.c.queue_key, new_task.c.seq))) if decided else null(),
-                rows.c.route,
-            ).select_from(new_task.join(rows, rows.c.id == new_task.c.id)),
-        )
+        .from_select(["seq", "updated_at", "phase", "due_at", "slot", "queue_key", "route"], status)
         .cte("new_status")
     )
     created = select(
@@ -122,28 +127,30 @@ def _insert(rows: FromClause, new_routes: CTE, *, decided: bool) -> Select[Any]:
         literal(0).label("attempt"),
     ).cte("created")
     return select(new_task.c.seq, new_task.c.id, new_task.c.created_at).add_cte(
-        new_routes, new_status, event(created, "created")
+        new_routes(new_task), new_status, event(created, "created", before=None)
     )
 
 
-#: Interns the task's route. No look-up is needed for its id, which is a digest of the other two columns.
-_new_route = (
-    insert(routes)
-    .values(
-        id=bindparam("route_id", type_=Uuid()),
-        kind=bindparam("task_kind", type_=Text()),
-        selector=json_param("route_selector"),
+def _new_route(written: CTE) -> CTE:
+    """Interns the task's route, if it was written: of what was refused, workers would judge the route for nothing.
+
+    No look-up is needed for its id, which is a digest of the other two columns.
+    """
+    route = select(
+        bindparam("route_id", type_=Uuid()), bindparam("task_kind", type_=Text()), json_param("route_selector")
     )
-    .on_conflict_do_nothing()
-    .cte("new_route")
-)
+    return _interned(route.where(select(written.c.seq).exists()))
+
+
+def _interned(given: Select[Any]) -> CTE:
+    return insert(routes).from_select(["id", "kind", "selector"], given).on_conflict_do_nothing().cte("new_routes")
+
 
 _one = select(
     _id.label("id"),
     json_param("task_spec").label("spec"),
     bindparam("route_id", type_=Uuid()).label("route"),
     bindparam("task_slot", type_=Text()).label("slot"),
-    literal(1).label("ord"),
 ).cte("input")
 
 #: Creates one task as its slot's owner; no row when the id is taken, or the slot.
@@ -171,17 +178,15 @@ _given_routes = (
     .render_derived()
 )
 
-_new_routes = (
-    insert(routes)
-    .from_select(
-        ["id", "kind", "selector"],
+
+def _new_routes(_written: CTE) -> CTE:
+    """Interns the routes of a batch, which is taken back if it is not written whole."""
+    return _interned(
         select(_given_routes.c.id, _given_routes.c.kind, cast(_given_routes.c.selector, routes.c.selector.type))
         # One order for everybody: two batches that bring the same new routes never deadlock.
-        .order_by(_given_routes.c.id),
+        .order_by(_given_routes.c.id)
     )
-    .on_conflict_do_nothing()
-    .cte("new_routes")
-)
+
 
 #: Creates a batch, each task as its slot's owner, leaving out those whose id or slot is taken; a row for each task
 #: created. Binary arrays in one statement run at 0.8 of COPY into the same tables (20,000 rows: 39 k/s against 45 k/s)
@@ -219,8 +224,10 @@ INSERT_JUDGED = Prepared(
     ).add_cte(_joined)
 )
 
-#: Which of `ids` exist.
-SELECT_TAKEN = Prepared(select(tasks.c.id).where(tasks.c.id == func.any(_ids)))
+#: Those of `ids` that have changed since they were created.
+SELECT_CHANGED = Prepared(
+    select(*TASK_COLUMNS).select_from(_task).where(tasks.c.id == func.any(_ids), task_status.c.resource_version > 1)
+)
 
 _expected = bindparam("expected", type_=BigInteger())
 _created = bindparam("created", type_=Instant)
@@ -231,6 +238,7 @@ _as_expected = and_(
 )
 
 _spec = json_param("task_spec")
+_labels = func.coalesce(_spec["labels"], cast("{}", tasks.c.labels.type))
 _changed = (
     update(task_status)
     .where(
@@ -249,6 +257,7 @@ _changed = (
         *CHANGED,
         task_status.c.exit_code,
         task_status.c.error,
+        case((tasks.c.labels != _labels, tasks.c.labels)).label("labels_before"),
     )
     .cte("changed")
 )
@@ -259,7 +268,7 @@ _respecified = (
         spec=_spec,
         generation=tasks.c.generation + 1,
         labels_xid=case(
-            (tasks.c.labels == func.coalesce(_spec["labels"], cast("{}", tasks.c.labels.type)), tasks.c.labels_xid),
+            (tasks.c.labels == _labels, tasks.c.labels_xid),
             else_=func.pg_current_xact_id(),
         ),
     )
@@ -285,8 +294,8 @@ REPLACE_SPEC = Prepared(
     )
     .select_from(_changed.join(_respecified, _respecified.c.seq == _changed.c.seq))
     .add_cte(
-        _new_route,
-        event(_changed, "specChanged"),
+        _new_route(_changed),
+        event(_changed, "specChanged", before=_changed.c.phase, labels_before=_changed.c.labels_before),
     )
 )
 
@@ -306,10 +315,12 @@ _leaving = (
     .render_derived()
 )
 _running = task_status.c.phase == "running"
+_uncanceled = task_status.alias("uncanceled")
 _canceled = (
     update(task_status)
     .where(
         task_status.c.seq == _leaving.c.seq,
+        _uncanceled.c.seq == _leaving.c.seq,
         task_status.c.seq == tasks.c.seq,
         # Running and not yet asked, due now or later, or queued; everything else is final already.
         or_(
@@ -329,7 +340,7 @@ _canceled = (
         error=case((~_running, _leaving.c.why)),
         exit_code=None,
     )
-    .returning(*CHANGED, task_status.c.error, _leaving.c.successor)
+    .returning(*CHANGED, task_status.c.error, _leaving.c.successor, _uncanceled.c.phase.label("phase_before"))
     .cte("canceled")
 )
 
@@ -340,6 +351,7 @@ CANCEL = Prepared(
         event(
             _canceled,
             case((_canceled.c.phase == "running", "cancelRequested"), else_="finished"),
+            before=_canceled.c.phase_before,
             detail=func.nullif(
                 func.jsonb_strip_nulls(
                     func.jsonb_build_object(
@@ -357,4 +369,4 @@ _deleted = delete(tasks).where(tasks.c.seq == _held.c.seq).returning(tasks.c.seq
 
 #: Deletes one task, which the transaction has locked, with its runs; `expected` NULL means at any version. No row when
 #: nothing was deleted.
-DELETE = Prepared(select(_deleted.c.seq).add_cte(event(_held, "deleted")))
+DELETE = Prepared(select(_deleted.c.seq).add_cte(deletion(_held)))

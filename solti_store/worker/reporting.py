@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
-from itertools import islice
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from solti_store.model import MAX_LIMIT, TaskPhase
@@ -15,6 +14,7 @@ from solti_store.worker.lease import OUTAGES, jittered
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from solti_store.errors import LeaseLost
     from solti_store.ops.rows import Claim
     from solti_store.rules.outcome import Outcome
     from solti_store.store import AsyncTaskStore
@@ -25,12 +25,14 @@ __all__ = ["Reporter"]
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
+_SLOW_S = 0.5
+_MOST_BATCHES = 4
 # Of output in one batch, in characters: a thousand of the longest tails would be 400 MB in one statement.
 _MAX_OUTPUT = 4_000_000
 
 
 class Reporter:
-    """A queue of outcomes, sent as one batch as soon as the batch before was answered.
+    """A queue of outcomes, sent in batches: the next as soon as the one before was answered, or takes long.
 
     Args:
         store: Where to report.
@@ -51,7 +53,8 @@ class Reporter:
         self._patience_s = patience_s
         self._tell = tell
         self._on_change = on_change
-        self._queue: deque[tuple[Claim, Outcome]] = deque()
+        self._queue: dict[tuple[int, int], tuple[Claim, Outcome]] = {}
+        self._on_their_way: set[tuple[int, int]] = set()
         self._filled = asyncio.Event()
         self._counts: Counter[TaskPhase] = Counter()
         self._refused = 0
@@ -63,26 +66,34 @@ class Reporter:
 
     def holds(self, seq: int, attempt: int) -> bool:
         """Whether this attempt's outcome waits to be reported."""
-        return any(claim.seq == seq and claim.attempt == attempt for claim, _ in self._queue)
+        return (seq, attempt) in self._queue
 
     def add(self, claim: Claim, outcome: Outcome) -> None:
         """Report this soon."""
-        self._queue.append((claim, outcome))
+        self._queue[claim.seq, claim.attempt] = (claim, outcome)
         self._filled.set()
 
     async def keep(self) -> None:
         """Report what is added; until cancelled."""
-        while True:
-            await self._filled.wait()
-            try:
-                await self.send()
-            except OUTAGES as error:
-                # To send it again is safe: what the store heard already it answers in the same way.
-                logger.warning("%d outcomes wait to be reported: %s", len(self._queue), error)
-                await asyncio.sleep(jittered(_RETRY_S))
+        async with asyncio.TaskGroup() as group:
+            sending: set[asyncio.Task[None]] = set()
+            while True:
+                await self._filled.wait()
+                sending.add(group.create_task(self._try()))
+                # Somebody's transaction may hold a task of the batch for long, and what ends meanwhile need not wait.
+                most = None if len(sending) == _MOST_BATCHES else _SLOW_S
+                _, sending = await asyncio.wait(sending, timeout=most, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _try(self) -> None:
+        try:
+            await self.send()
+        except OUTAGES as error:
+            # To send it again is safe: what the store heard already it answers in the same way.
+            logger.warning("%d outcomes wait to be reported: %s", len(self._queue), error)
+            await asyncio.sleep(jittered(_RETRY_S))
 
     async def send(self) -> None:
-        """Report one batch.
+        """Report one batch of what is not on its way yet.
 
         Raises:
             StoreUnavailable: It is kept, as with the two below.
@@ -90,30 +101,44 @@ class Reporter:
             TimeoutError: The same.
         """
         batch = self._batch()
-        if batch:
-            async with asyncio.timeout(self._patience_s):
-                answers = await self._store.finish_many(batch)
-            for (claim, outcome), refusal in zip(batch, answers, strict=True):
-                self._queue.popleft()
-                if refusal is None:
-                    self._counts[outcome.phase] += 1
-                    self._tell(Finished(claim.task_id, claim.attempt, outcome))
-                else:
-                    self._refused += 1
-                    logger.warning("a late report was refused: %s", refusal)
-                    self._tell(Refused(claim.task_id, claim.attempt, outcome, refusal))
-        if not self._queue:
-            self._filled.clear()
+        self._on_their_way |= batch.keys()
+        self._note_filled()
+        try:
+            if batch:
+                async with asyncio.timeout(self._patience_s):
+                    answers = await self._store.finish_many(list(batch.values()))
+                for key, refusal in zip(batch, answers, strict=True):
+                    self._answered(*self._queue.pop(key), refusal)
+        finally:
+            self._on_their_way -= batch.keys()
+            self._note_filled()
         self._on_change()
 
-    def _batch(self) -> list[tuple[Claim, Outcome]]:
-        batch: list[tuple[Claim, Outcome]] = []
+    def _answered(self, claim: Claim, outcome: Outcome, refusal: LeaseLost | None) -> None:
+        if refusal is None:
+            self._counts[outcome.phase] += 1
+            self._tell(Finished(claim.task_id, claim.attempt, outcome))
+        else:
+            self._refused += 1
+            logger.warning("a late report was refused: %s", refusal)
+            self._tell(Refused(claim.task_id, claim.attempt, outcome, refusal))
+
+    def _note_filled(self) -> None:
+        if len(self._queue) > len(self._on_their_way):
+            self._filled.set()
+        else:
+            self._filled.clear()
+
+    def _batch(self) -> dict[tuple[int, int], tuple[Claim, Outcome]]:
+        batch: dict[tuple[int, int], tuple[Claim, Outcome]] = {}
         output = 0
-        for claim, outcome in islice(self._queue, MAX_LIMIT):
+        for key, (claim, outcome) in self._queue.items():
+            if key in self._on_their_way:
+                continue
             output += len(outcome.stdout or "") + len(outcome.stderr or "")
-            if batch and output > _MAX_OUTPUT:
+            if len(batch) == MAX_LIMIT or (batch and output > _MAX_OUTPUT):
                 break
-            batch.append((claim, outcome))
+            batch[key] = (claim, outcome)
         return batch
 
     def report(self, *, reaped: int) -> WorkerReport:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from solti_store.errors import AgentLost, ModelError, OutcomeUnknown, SoltiStoreError
+from solti_store.errors import AgentLost, OutcomeUnknown, SoltiStoreError
 from solti_store.rules.outcome import Outcome
 from solti_store.worker.events import Started
 from solti_store.worker.lease import OUTAGES, Lease, jittered
@@ -212,9 +212,6 @@ class Session:
         except OUTAGES as error:
             logger.warning("could not compare with the store's books: %s", error)
             return False
-        except ModelError as error:
-            logger.warning("could not take on an attempt whose spec cannot be read: %s", error)
-            claims = ()
         self._books_suspect = False
         for claim in claims:
             key = (claim.seq, claim.attempt)

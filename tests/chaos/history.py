@@ -72,7 +72,7 @@ class TaskRow:
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run as it is in the end."""
+    """A run as it is in the end, and whether it was taken from an agent that was not closed before."""
 
     seq: int
     attempt: int
@@ -80,6 +80,7 @@ class RunRow:
     exit_code: int | None
     error: str | None
     agent: int | None
+    taken_early: bool = False
 
     @property
     def record(self) -> tuple[str, int | None, str | None]:
@@ -396,6 +397,8 @@ def _check_runs(history: History, replay: _Replay) -> Iterable[Violation]:
     for run in history.runs:
         if run.attempt in found[run.seq]:
             yield Violation("attempts", f"{run} is there twice")
+        if run.taken_early:
+            yield Violation("fence", f"{run} was taken from a living agent")
         found[run.seq][run.attempt] = run
     for seq, task in replay.tasks.items():
         kept = {attempt: record for attempt, record in task.runs.items() if attempt > task.attempt - MAX_RUNS}

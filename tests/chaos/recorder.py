@@ -27,9 +27,12 @@ _TASKS = """
 """
 # What goes on is in the status; what has ended is a run.
 _RUNS = """
-    SELECT seq, attempt, phase, exit_code, error, agent FROM solti.task_runs
+    SELECT r.seq, r.attempt, r.phase, r.exit_code, r.error, r.agent,
+           r.error LIKE 'lease expired:%' AND a.seq IS NOT NULL
+               AND (a.closed_at IS NULL OR r.finished_at < a.closed_at) IS TRUE
+    FROM solti.task_runs r LEFT JOIN solti.agents a ON a.seq = r.agent
     UNION ALL
-    SELECT seq, attempt, phase, NULL, NULL, agent FROM solti.task_status WHERE deadline IS NOT NULL
+    SELECT seq, attempt, phase, NULL, NULL, agent, false FROM solti.task_status WHERE deadline IS NOT NULL
 """
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from checking.reference import Span
 from sqlalchemy import Connection, text
 
-from solti_store.ops import agents, claims, closing, listing, retention, tasks
+from solti_store.ops import agents, claims, closing, listing, retention, rows, tasks
 
 if TYPE_CHECKING:
     from solti_store import TaskStore
@@ -80,7 +80,7 @@ def _look(conn: Connection) -> Seen:
 _OPS = {
     name: module
     for module, names in {
-        tasks: "create create_many get replace cancel delete runs",
+        tasks: "create create_many enter get replace cancel delete runs",
         agents: "register heartbeat",
         claims: "claim held held_keys start",
         closing: "finish_untouched finish_free finish_many reap sign_off",
@@ -115,20 +115,21 @@ class OpsDriver:
             return self._finish_many(*args)
         answer = self._run(name, *args, **kwargs)
         if name == "create" and answer is None:
-            # Only who becomes the owner at once is created alone.
-            return self._run("create_many", [args])[0]
+            # It waits, or replaces.
+            return self._run("enter", *args)
         if name == "claim":
             assert not answer.unreadable
             return answer.claims
-        return answer
+        # Only who has committed reads it.
+        return rows.task(answer) if name == "cancel" else answer
 
     def _finish_many(self, results: Any) -> Any:
         finishing = closing.Finishing(results)
         for step in ("finish_untouched", "finish_free"):
             if left := finishing.left:
-                finishing.done(self._run(step, left))
+                finishing.decided(self._run(step, left))
         if left := finishing.left:
-            finishing.judged(self._run("finish_many", left))
+            finishing.decided(dict(enumerate(self._run("finish_many", left))))
         return finishing.answers
 
     def _run(self, name: str, *args: Any, **kwargs: Any) -> Any:

@@ -190,6 +190,9 @@ class RegistryMachine(RuleBasedStateMachine):
         found = self.both(lambda now: self.model.create_many(items, now), "create_many", items)
         if found is not None:
             self.compare("created", [str(task.metadata.id) for task in found], [task_id for task_id, _ in items])
+            self.settle()
+            for task in found:
+                self.compare_task(task)
 
     def _id(self, choice: tuple[int, str]) -> str:
         number, any_id = choice

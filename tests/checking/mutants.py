@@ -132,8 +132,11 @@ MUTANTS: dict[str, Callable[[str], list[Undo]]] = {
         _changed(slots_sql.ADMIT, (r"ORDER BY (\S+)\.queue_key", r"ORDER BY \1.queue_key DESC"))
     ],
     "a queue without an end": lambda _: [_rewritten(slots, "admission", "waiting < max_waiting", "True")],
-    "the head is not displaced": lambda _: [_rewritten(slots, "_succeed", "for head in heads", "for head in []")],
-    "the owner is not canceled": lambda _: [_rewritten(slots, "_succeed", "(slot.seq, None), *", "*")],
+    "the head is not displaced": lambda _: [_rewritten(slots, "_supersede", "for head in heads", "for head in []")],
+    # One that does not run and is not canceled: the index of owners lets nobody in its stead.
+    "the owner is not canceled": lambda _: [
+        _rewritten(slots, "places", "spec.slot, owner, task_id", "spec.slot, None if slot.runs else owner, task_id")
+    ],
 }
 
 

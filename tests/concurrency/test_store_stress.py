@@ -28,7 +28,7 @@ from solti_store import (
 )
 
 THREADS = 6
-OPERATIONS = 250
+OPERATIONS = 300
 IDS = [f"t-{n}" for n in range(6)]
 REFUSALS = {"AlreadyExists", "AlreadyRunning", "NotFound", "SlotBusy", "SlotQueueFull", "VersionConflict"}
 OUTCOMES = [Outcome.succeeded(0), Outcome.failed("no", exit_code=1), Outcome.timed_out(5000), Outcome.canceled()]

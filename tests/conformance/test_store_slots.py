@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from sqlalchemy import create_engine
-from support import connect, queued, retrying, silence, spec
+from support import connect, queued, retrying, selecting, silence, spec
 
 from solti_store import (
     AdmissionPolicy,
     AlreadyExists,
+    BackoffPolicy,
     Invalid,
     Outcome,
     RestartPolicy,
@@ -24,9 +25,10 @@ from solti_store import (
     TaskSpec,
     TaskStore,
     TransactionAborted,
+    VersionConflict,
     WhyReason,
 )
-from solti_store.model import Slot
+from solti_store.model import JitterPolicy, Slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,6 +147,19 @@ def test_each_slot_of_a_batch_is_counted_by_itself(database_url: str) -> None:
                 store.create_many([("elsewhere", queued("c")), (f"{slot}-3", queued(slot))])
 
 
+def test_a_queue_that_is_longer_than_the_limit_lets_nobody_in(database_url: str) -> None:
+    with TaskStore.open(database_url, max_slot_queue=4) as store:
+        store.create_many([("owner", spec("s")), *((f"q-{n}", queued("s")) for n in range(4))])
+    with TaskStore.open(database_url, max_slot_queue=2) as store:
+        # Each that replaces makes one less that waits: three, then two, then one.
+        replacements = [(f"r-{n}", replacing()) for n in range(3)]
+        for count in (1, 2):
+            with pytest.raises(SlotQueueFull):
+                store.create_many([*replacements[:count], ("late", queued("s"))])
+        store.create_many([*replacements, ("late", queued("s"))])
+        assert (store.why("late").owner, store.why("late").ahead) == ("r-2", 1)
+
+
 def test_one_that_replaces_takes_over_from_an_owner_that_does_not_run(store: TaskStore) -> None:
     own_waiting(store)
     store.create("b", replacing())
@@ -222,6 +237,37 @@ def test_a_batch_is_as_one_after_the_other(store: TaskStore) -> None:
     assert store.why("e").owner == "f"
 
 
+def test_a_batch_is_answered_as_it_is(store: TaskStore) -> None:
+    # Each replaces the one before it, in so many statements that they are not all of one millisecond.
+    made = store.create_many([(f"t-{n}", replacing()) for n in range(40)] + [("last", queued("s"))])
+    assert list(made) == [store.get(task.id) for task in made]
+    assert made[:2] == [store.get("t-0"), store.get("t-1")]
+    assert [task.phase.value for task in made] == ["canceled"] * 39 + ["pending"] * 2
+
+
+def test_a_creation_that_is_refused_leaves_no_trace(store: TaskStore, database: psycopg.Connection[Any]) -> None:
+    store.create("owner", spec("s"))
+    elsewhere = selecting(nobody="has")
+
+    def trace() -> Any:
+        return database.execute(
+            "SELECT (SELECT count(*) FROM solti.routes), count(*) FROM solti.task_events"
+        ).fetchone()
+
+    before = trace()
+    for task_id, slot, error in (("new", "s", SlotBusy), ("owner", "t", AlreadyExists)):
+        given = spec(slot, runner_selector=elsewhere)
+        with pytest.raises(error):
+            store.create(task_id, given)
+        with pytest.raises(error):
+            store.create_many([("other", spec()), (task_id, given)])
+    with pytest.raises(VersionConflict):
+        store.replace("owner", spec("s", runner_selector=elsewhere), expected_version=7)
+    assert trace() == before
+    store.replace("owner", spec("s", runner_selector=elsewhere), expected_version=1)
+    assert trace() != before
+
+
 def test_a_taken_id_is_told_before_a_taken_slot(store: TaskStore) -> None:
     store.create("a", spec("s"))
     for admission in AdmissionPolicy:
@@ -265,9 +311,13 @@ def by_signing_off(store: TaskStore, url: str) -> None:
     store.sign_off(agent)
 
 
-def by_an_unreadable_spec(store: TaskStore, url: str) -> None:
+def make_unreadable(url: str) -> None:
     with connect(url) as database:
         database.execute("""UPDATE solti.tasks SET spec = spec || '{"kind": {"subprocess": {}}}' WHERE id = 'owner'""")
+
+
+def by_an_unreadable_spec(store: TaskStore, url: str) -> None:
+    make_unreadable(url)
     # It fails at once, and the next one is claimed in its stead.
     agent = store.register("w")
     assert [one.task_id for one in store.claim(agent)] == ["first"]
@@ -297,6 +347,35 @@ def test_a_task_whose_spec_cannot_be_read_lets_the_next_in(store: TaskStore, dat
     store.create_many([("owner", spec("s")), ("first", queued("s")), ("second", queued("s"))])
     by_an_unreadable_spec(store, database_url)
     assert claim(store).task_id == "second"
+
+
+def test_a_task_whose_spec_cannot_be_read_is_canceled_all_the_same(
+    store: TaskStore, database_url: str, database: psycopg.Connection[Any]
+) -> None:
+    store.create_many([("owner", spec("s")), ("first", queued("s"))])
+    make_unreadable(database_url)
+    with pytest.raises(VersionConflict):
+        store.delete("owner", expected_version=9)
+    with pytest.raises(Invalid):
+        store.cancel("owner")
+    phases = database.execute("SELECT phase FROM solti.task_status ORDER BY seq").fetchall()
+    assert phases == [("canceled",), ("pending",)]
+    assert claim(store).task_id == "first"
+
+
+def test_a_reaper_lets_the_next_in_after_an_owner_that_was_deleted_by_hand(
+    store: TaskStore, database: psycopg.Connection[Any]
+) -> None:
+    slots = [f"s-{n}" for n in range(5)]
+    store.create_many([(f"{slot}-{n}", queued(slot)) for slot in slots for n in range(3)])
+    store.create_many([(f"after-{n}", spec()) for n in range(3)])
+    database.execute("DELETE FROM solti.tasks WHERE id IN ('s-1-0', 's-4-0')")
+    # Each looks from a random one on.
+    while any(store.get(f"{slot}-1").metadata.resource_version == 1 for slot in ("s-1", "s-4")):
+        assert store.reap() == []
+    assert [store.why(f"{slot}-2").owner for slot in slots] == ["s-0-0", "s-1-1", "s-2-0", "s-3-0", "s-4-1"]
+    events = database.execute("SELECT id FROM solti.task_events WHERE type = 'admitted' ORDER BY id").fetchall()
+    assert events == [("s-1-1",), ("s-4-1",)]
 
 
 def test_the_queue_is_first_in_first_out(store: TaskStore) -> None:
@@ -377,6 +456,39 @@ def test_only_the_owner_can_be_started_by_hand(store: TaskStore) -> None:
     store.create("new", spec("s"))
 
 
+def test_a_refusal_in_the_callers_transaction_leaves_no_lock(
+    database_url: str, database: psycopg.Connection[Any]
+) -> None:
+    engine = create_engine(database_url)
+    with TaskStore.open(database_url, max_slot_queue=1) as store:
+        store.create_many([("owner", spec("s")), ("head", queued("s"))])
+        calls: list[Callable[[TaskStore], object]] = [
+            lambda mine: mine.create("b", spec("s")),
+            lambda mine: mine.create_many([("b", queued("s"))]),
+            lambda mine: mine.start("head"),
+        ]
+        with engine.connect() as connection:
+            for call in calls:
+                with pytest.raises((SlotBusy, SlotQueueFull)):
+                    call(store.using(connection))
+            database.execute("SELECT FROM solti.task_status FOR UPDATE NOWAIT")
+    engine.dispose()
+
+
+def test_a_cancellation_in_the_callers_transaction_is_the_callers(
+    database_url: str, database: psycopg.Connection[Any]
+) -> None:
+    engine = create_engine(database_url)
+    with TaskStore.open(database_url) as store, engine.begin() as connection:
+        store.create_many([("owner", spec("s")), ("first", queued("s"))])
+        make_unreadable(database_url)
+        with pytest.raises(Invalid):
+            store.using(connection).cancel("owner")
+    phases = database.execute("SELECT phase FROM solti.task_status ORDER BY seq").fetchall()
+    assert phases == [("canceled",), ("pending",)]
+    engine.dispose()
+
+
 def test_a_refusal_in_the_callers_transaction_leaves_it_usable(database_url: str) -> None:
     engine = create_engine(database_url)
     with TaskStore.open(database_url, max_slot_queue=0) as store:
@@ -401,7 +513,8 @@ def test_why_tells_what_the_owner_does(store: TaskStore) -> None:
     def said(pattern: str) -> bool:
         return re.fullmatch(pattern.replace("AT", r"[-0-9T:]+Z"), store.why("b").message) is not None
 
-    store.create_many([("a", spec("s", restart=RestartPolicy.on_failure())), ("b", queued("s"))])
+    minutes = BackoffPolicy(jitter=JitterPolicy.NONE, first_ms=60_000, max_ms=60_000)
+    store.create_many([("a", spec("s", restart=RestartPolicy.on_failure(), backoff=minutes)), ("b", queued("s"))])
     assert said("queued behind a in slot s, which is due since AT; it is the next")
     running = claim(store)
     assert said("queued behind a in slot s, which runs on w since AT; it is the next")

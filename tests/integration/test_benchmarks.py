@@ -71,6 +71,12 @@ def test_claims_are_measured_in_every_hard_place(database_url: str) -> None:
     assert all(float(row.split(" | ")[3]) > 0 for row in rows[2:])
 
 
+def test_events_are_measured_beside_a_store_without_them(database_url: str) -> None:
+    *rows, _, read = benchmarks("--once", "--markdown", "--url", database_url, module="benchmarks.events").splitlines()
+    assert all(float(row.split(" | ")[3]) > 0 for row in rows[2:])
+    assert int(read.split()[0].replace(",", "")) > 600
+
+
 def test_peers_that_are_not_installed_are_left_out(database_url: str) -> None:
     nowhere = ("--python", "/nonexistent/python", "--node-modules", "/nonexistent")
     head, row = benchmarks(

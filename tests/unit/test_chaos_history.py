@@ -343,3 +343,10 @@ def test_the_plan_of_a_task_stands_in_its_id() -> None:
     assert plan_of(A).id("a") == A
     spec = plan_of(RETRY).spec(timeout_ms=5, label="x")
     assert (spec.slot, spec.max_retries, spec.restart.type, spec.admission.value) == ("own", 1, "onFailure", "queue")
+
+
+def test_an_attempt_that_was_taken_from_a_living_agent_is_found() -> None:
+    history = good().history()
+    taken = [replace(run, taken_early=True) for run in history.runs[:1]]
+    found = check(replace(history, runs=[*taken, *history.runs[1:]]))
+    assert [violation.rule for violation in found] == ["fence"]

@@ -1,0 +1,55 @@
+"""Plans that were made when the tables were empty, as of a worker that was there first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from support import connect, queued, spec
+
+from solti_store import Outcome, TaskStore
+
+if TYPE_CHECKING:
+    import psycopg
+
+OK = Outcome.succeeded(0)
+TASKS = 3000
+
+
+def read_in_scans(database: psycopg.Connection[Any]) -> int:
+    """How many rows of the tables of tasks sessions that have ended read in scans of whole tables."""
+    row = database.execute(
+        "SELECT sum(seq_tup_read) FROM pg_stat_user_tables WHERE relname IN ('tasks', 'task_status', 'task_runs')"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_after_a_load_nobody_reads_whole_tables(database_url: str) -> None:
+    with connect(database_url) as database, TaskStore.open(database_url, pool_size=1) as store:
+        for table in ("tasks", "task_status", "task_runs", "agents", "routes"):
+            database.execute(f"ALTER TABLE solti.{table} SET (autovacuum_enabled = off)".encode())
+        agent = store.register("w")
+        # More often than psycopg needs to prepare a statement, and PostgreSQL to settle on a plan for all parameters.
+        for number in range(12):
+            store.create(f"owner-{number}", spec("s"))
+            store.create(f"next-{number}", queued("s"))
+            for _ in range(2):
+                store.finish_many([(claim, OK) for claim in store.claim(agent, limit=10)])
+            store.cancel(f"owner-{number}")
+            store.delete(f"owner-{number}")
+            store.reap()
+        with TaskStore.open(database_url) as other:
+            other.create_many([(f"t-{number}", spec(f"t-{number}")) for number in range(TASKS)])
+        before = read_in_scans(database)
+        for number in range(5):
+            claims = store.claim(agent, limit=10)
+            assert len(claims) == 10
+            for claim in claims[:3]:
+                store.create(f"behind-{claim.task_id}", queued(claim.spec.slot))
+            assert store.finish_many([(claim, OK) for claim in claims]) == [None] * 10
+            store.cancel(f"t-{TASKS - number - 1}")
+            store.delete(f"t-{TASKS - number - 1}")
+            store.reap()
+            store.heartbeat(agent)
+        store.close()  # its counts are told when it ends
+        assert read_in_scans(database) == before
