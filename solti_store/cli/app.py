@@ -14,6 +14,7 @@ from solti_store.cli.agents import agents, drain
 from solti_store.cli.demo.command import demo
 from solti_store.cli.exits import Exit, PipeClosedError, report
 from solti_store.cli.logs import logs
+from solti_store.cli.report import report as report_
 from solti_store.cli.session import Session
 from solti_store.cli.submit import SubmitCommand, submit
 from solti_store.cli.top import top
@@ -81,6 +82,7 @@ app.command("delete")(tasks.delete)
 app.command("agents")(agents)
 app.command("drain")(drain)
 app.command("top")(top)
+app.command("report", no_args_is_help=False)(report_)
 app.command("watch")(watch)
 app.command("work")(work)
 app.add_typer(db.app, name="db")

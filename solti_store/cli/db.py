@@ -1,23 +1,21 @@
 """The commands around the database: migrations, and the private server."""
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from solti_store.cli import parsing
 from solti_store.cli.exits import Exit, UsageError
 from solti_store.cli.render import Output, emit, note, show_details
-from solti_store.cli.session import session_of
+from solti_store.cli.session import open_connection, session_of
 from solti_store.cli.tasks import OutputOption
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sqlalchemy import Connection
-
     from solti_store.embedded import EmbeddedServer
 
 __all__ = ["app"]
+
+_ROLE_MAX_BYTES = 63  # PostgreSQL would cut a longer one off
 
 app = typer.Typer(help="Migrate the database, and look after the private server.", rich_markup_mode=None)
 
@@ -74,6 +72,40 @@ def current(context: typer.Context, output: OutputOption = Output.NAME) -> int:
     return Exit.UNAVAILABLE
 
 
+@app.command("reporting-role")
+def reporting_role(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The role's name.", show_default=False)],
+    *,
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="TIME", help="How long a statement of the role may take.")
+    ] = "30s",
+) -> None:
+    """Make a role that reads reports and nothing else. It has no password until you give it one."""
+    bound = parsing.duration(timeout, "--timeout")
+    if not name or len(name.encode()) > _ROLE_MAX_BYTES or not name.isprintable():
+        raise UsageError(f"NAME: a role's name has 1 to {_ROLE_MAX_BYTES} bytes, got {name[:40]!r}")
+    from solti_store.ops import reports  # noqa: PLC0415
+
+    with open_connection(context) as connection:
+        connection.execution_options(isolation_level="READ COMMITTED")
+        is_new = reports.grant(connection, name, bound)
+        connection.commit()
+    note(f"the role '{name}' {'was created and ' if is_new else ''}may read reports in this database")
+
+
+@app.command("roll-up")
+def roll_up(context: typer.Context) -> None:
+    """Keep what attempts came to on days that are over, longer than retention keeps their runs. Run it once a day."""
+    from solti_store.ops import reports  # noqa: PLC0415
+
+    with open_connection(context) as connection:
+        connection.execution_options(isolation_level="READ COMMITTED")
+        days = reports.roll_up(connection)
+        connection.commit()
+    note(f"{days} more {'day is' if days == 1 else 'days are'} kept")
+
+
 @app.command()
 def status(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     """Show whether the private server runs, and where its files are."""
@@ -122,23 +154,5 @@ def _print_revision(context: typer.Context) -> None:
 def _revision(context: typer.Context) -> str | None:
     from solti_store.ops import schema  # noqa: PLC0415
 
-    with _connection(context) as connection:
+    with open_connection(context) as connection:
         return schema.revision(connection)
-
-
-@contextmanager
-def _connection(context: typer.Context) -> "Iterator[Connection]":
-    """A connection to a database that may not be migrated, which a store would refuse."""
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
-
-    from solti_store.engine import open_engine  # noqa: PLC0415
-    from solti_store.faults import translate  # noqa: PLC0415
-
-    engine = open_engine(session_of(context).url)
-    try:
-        with engine.connect() as connection:
-            yield connection
-    except DBAPIError as error:
-        raise translate(error) from error
-    finally:
-        engine.dispose()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
     from solti_store.store import TaskStore
 
-__all__ = ["Session", "open_store", "session_of"]
+__all__ = ["Session", "open_connection", "open_store", "session_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +39,21 @@ def open_store(context: Any) -> TaskStore:  # noqa: ANN401
     from solti_store.store import TaskStore  # noqa: PLC0415 - half a second that help does not need
 
     return TaskStore.open(session_of(context).url)
+
+
+@contextmanager
+def open_connection(context: Any) -> Iterator[Connection]:  # noqa: ANN401
+    """A connection to a database that a store would refuse: it may not be migrated, or not let this role see tasks."""
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+
+    from solti_store.engine import open_engine  # noqa: PLC0415
+    from solti_store.faults import translate  # noqa: PLC0415
+
+    engine = open_engine(session_of(context).url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise translate(error) from error
+    finally:
+        engine.dispose()

@@ -14,6 +14,8 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Computed,
+    Date,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -44,6 +46,7 @@ __all__ = [
     "label_postings",
     "label_segments",
     "metadata",
+    "outcome_days",
     "routes",
     "task_events",
     "task_runs",
@@ -344,6 +347,21 @@ label_index = Table(
     # Equal to the row's own xmin, unless a dump was restored: then the transaction numbers mean nothing any more.
     Column("written_by", Xid8, nullable=False),
     CheckConstraint("id", name="id"),
+)
+
+# What attempts came to on days that are over: kept when retention takes their runs.
+outcome_days = Table(
+    "outcome_days",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("slot", Text(collation="C"), primary_key=True),
+    Column("kind", Text(collation="C"), primary_key=True),
+    Column("attempts", BigInteger, nullable=False),
+    Column("succeeded", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("timeout", BigInteger, nullable=False),
+    Column("canceled", BigInteger, nullable=False),
+    Column("run_seconds", Double, nullable=False),
 )
 
 #: A change's `updated_at`. Never before the change before it: a writer that had to wait for the row began

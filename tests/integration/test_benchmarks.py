@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.listing import SELECTORS
+from solti_store.rules.reports import REPORTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,3 +90,11 @@ def test_latency_is_measured_with_what_polling_costs(database_url: str) -> None:
     head, row = benchmarks("--once", "--url", database_url, module="benchmarks.latency").splitlines()
     assert head.startswith("poll, ms")
     assert float(row.split()[1]) > 0
+
+
+def test_every_report_is_measured_and_explained(database_url: str) -> None:
+    arguments = ("--tasks", "3000", "--rounds", "1", "--explain", "--url", database_url)
+    lines = benchmarks(*arguments, module="benchmarks.reports").splitlines()
+    assert lines[0].startswith("| report | asked | rows | median |")
+    assert {line.split(" | ")[0].removeprefix("| ") for line in lines[2 : lines.index("--- tasks ")]} == set(REPORTS)
+    assert sum(line.startswith("Execution Time") for line in lines) == sum(line.startswith("--- ") for line in lines)

@@ -13,7 +13,7 @@ from solti_store import errors
 from solti_store.cli import exits, main
 from solti_store.cli.exits import Exit
 
-COMMANDS = ("demo", "submit", "get", "list", "runs", "logs", "cancel", "delete", "work", "db")
+COMMANDS = ("demo", "submit", "get", "list", "runs", "logs", "cancel", "delete", "report", "work", "db")
 HEAVY = ("sqlalchemy", "psycopg", "alembic", "solti_store.model", "solti_store.store", "asyncio", "rich")
 
 
@@ -191,3 +191,16 @@ def test_a_reader_of_help_may_leave() -> None:
     )
     assert done.stderr == ""
     assert done.stdout.strip() in {"0", "1"}
+
+
+def test_without_pyarrow_one_line_says_what_to_install() -> None:
+    # Found nowhere, as on a machine without it.
+    code = (
+        "import importlib.util, sys\nfind = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'pyarrow' else find(name, *rest)\n"
+        "from solti_store.cli import main\n"
+        "sys.exit(main(['--url', 'postgresql://h/x', 'report', 'tasks', '-o', 'parquet']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: -o parquet needs pyarrow: install solti-store[parquet]\n"

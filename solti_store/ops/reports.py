@@ -1,0 +1,175 @@
+"""Read a report, keep what retention would take from one, and make a role that can read and do nothing else."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+
+from solti_store.errors import SchemaMismatch, SoltiStoreError, StoreUnavailable
+from solti_store.faults import sqlstate
+from solti_store.rules.reports import VERSION
+from solti_store.sql import reports, selectors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime, timedelta
+
+    from sqlalchemy import Connection
+
+    from solti_store.model import LabelRequirement
+    from solti_store.rules.reports import Report
+
+__all__ = ["Freshness", "Rows", "freshness", "grant", "read", "roll_up"]
+
+_CANCELED = "57014"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a report has to say.
+
+    Attributes:
+        report: Which one.
+        columns: The names of all its columns.
+        types: Their types in the database.
+        rows: A value for each of them; times have an offset, labels are dictionaries.
+        is_cut: Whether there are more.
+    """
+
+    report: Report
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: Sequence[tuple[Any, ...]]
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How far a server has come.
+
+    Attributes:
+        is_replica: Whether it follows another.
+        as_of: Up to when changes are seen; None on a replica that has replayed nothing since it was started.
+        behind_seconds: How far that is back, at most.
+    """
+
+    is_replica: bool
+    as_of: datetime | None
+    behind_seconds: float | None
+
+
+@contextmanager
+def _bounded(connection: Connection, timeout: timedelta) -> Iterator[None]:
+    """A transaction of which each statement takes no longer than `timeout`, and which is over in the end."""
+    milliseconds = int(timeout.total_seconds() * 1000)
+    try:
+        connection.execute(reports.BOUND, {"timeout_ms": f"{milliseconds}"})
+        yield
+    except DBAPIError as error:
+        if sqlstate(error) == _CANCELED:
+            raise StoreUnavailable(
+                f"the report took longer than {milliseconds / 1000:g} s; ask for less, or allow more time"
+            ) from None
+        raise
+    finally:
+        connection.rollback()
+
+
+def freshness(connection: Connection, timeout: timedelta) -> Freshness:
+    """Where the server is, and whether its views are those that this code reads.
+
+    Args:
+        connection: As for `read`.
+        timeout: Likewise.
+
+    Raises:
+        SchemaMismatch: They are not.
+        StoreUnavailable: It took too long.
+    """
+    with _bounded(connection, timeout):
+        found = connection.scalar(reports.SELECT_VERSION)
+        row = connection.execute(reports.SELECT_FRESHNESS).one()
+    if found != VERSION:
+        raise SchemaMismatch(
+            f"the database has version {found} of the reports, this code needs {VERSION}; run `solti-store db upgrade`,"
+            " or, where the database is ahead of the code, a newer solti-store"
+        )
+    return Freshness(row.is_replica, row.as_of, row.behind_seconds)
+
+
+def read(
+    connection: Connection,
+    report: Report,
+    *,
+    since: datetime | None = None,
+    requirements: Iterable[LabelRequirement] = (),
+    limit: int | None = None,
+    timeout: timedelta,
+) -> Rows:
+    """Read a report in a transaction of its own, which is over when this returns: nobody waits for what is drawn.
+
+    Args:
+        connection: Not in a transaction, and not in AUTOCOMMIT mode.
+        report: Which one.
+        since: Only what is not older, where the report has a time.
+        requirements: Only what has labels that meet all of these; for a report that has labels.
+        limit: The most rows.
+        timeout: How long the database may take.
+
+    Raises:
+        StoreUnavailable: It took longer.
+    """
+    requirements = tuple(requirements)
+    statement = reports.of(
+        report, since=since is not None, labels=selectors.shape_of(requirements), limited=limit is not None
+    )
+    parameters = {"since": since, "limit": None if limit is None else limit + 1, **selectors.parameters(requirements)}
+    given = {name: value for name, value in parameters.items() if value is not None}
+    with _bounded(connection, timeout):
+        result = connection.execute(statement, given)
+        described: Any = result.cursor
+        types = tuple(column.type_display for column in described.description)
+        columns, rows = tuple(result.keys()), [tuple(row) for row in result]
+    return Rows(report, columns, types, rows[:limit], is_cut=limit is not None and len(rows) > limit)
+
+
+def roll_up(connection: Connection) -> int:
+    """Keep what attempts came to on days that are over, for when retention takes their runs.
+
+    Any number of callers may do so at once; what is kept already stays as it is.
+
+    Args:
+        connection: In a transaction.
+
+    Returns:
+        How many days were added.
+    """
+    days: int = connection.execute(reports.ROLL_UP).scalar_one()
+    return days
+
+
+def grant(connection: Connection, name: str, timeout: timedelta) -> bool:
+    """Make a role that reads reports and nothing else, or make an existing one able to.
+
+    Args:
+        connection: In a transaction; who may create roles, or is a superuser, has opened it.
+        name: The role's name.
+        timeout: How long a statement of the role may take, unless it asks for more.
+
+    Returns:
+        Whether the role is new.
+
+    Raises:
+        SoltiStoreError: The role may do more.
+    """
+    found = connection.execute(reports.SELECT_ROLE, {"name": name}).one()
+    milliseconds = int(timeout.total_seconds() * 1000)
+    for statement in reports.role(name, found.database, milliseconds, is_there=found.is_there):
+        connection.execute(statement)
+    excess = connection.scalars(reports.SELECT_EXCESS, {"name": name}).all()
+    if excess:
+        raise SoltiStoreError(f"the role '{name}' is not for reports alone: it {', '.join(sorted(excess))}")
+    return not found.is_there
