@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import os
+import random
 import shutil
-import signal
 import subprocess
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from servers import FAST
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
 from support import connect, spec
 
-from solti_store import FeedExpired, Retention, TaskQuery, TaskStore
+from solti_store import FeedExpired, Retention, SoltiStoreError, TaskQuery, TaskStore
 from solti_store.embedded import EmbeddedServer
 from solti_store.migrate import upgrade
+from solti_store.retry import RetryPolicy
+from solti_store.rules.feed_position import FeedPosition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,11 +46,13 @@ def server() -> Iterator[EmbeddedServer]:
 def restore_from_a_cluster_that_was_ahead(url: str, ahead: int = 1000) -> None:
     """As pg_dump and pg_restore leave it in a new cluster: the rows as they were, whose transactions are of the other."""
     with connect(url) as conn:
-        conn.execute(f"""
+        conn.execute(
+            f"""
             UPDATE solti.task_events SET xid = (xid::text::bigint + {ahead})::text::xid8;
             UPDATE solti.feed SET written_by = (written_by::text::bigint + {ahead})::text::xid8,
                 pruned_xid = (CASE WHEN pruned > 0 THEN pruned_xid::text::bigint + {ahead} ELSE 0 END)::text::xid8
-        """.encode())
+        """.encode()
+        )
 
 
 def burn(url: str, transactions: int) -> None:
@@ -125,7 +131,6 @@ def test_a_token_of_before_a_crash_misses_nothing(server: EmbeddedServer) -> Non
         with connect(url) as conn:
             for _ in range(300):  # Rolled back, as is usual: no commit waits until their numbers are on disk.
                 with conn.transaction(force_rollback=True):
-                    TaskStore.__name__  # noqa: B018
                     conn.execute("UPDATE solti.task_status SET updated_at = updated_at")
         token = store.token()
     server.stop("immediate")
@@ -158,8 +163,6 @@ def test_a_token_from_after_the_disk_was_copied_has_expired(server: EmbeddedServ
 
 
 def test_a_prune_within_a_savepoint_expires_nothing(database_url: str) -> None:
-    from sqlalchemy import create_engine
-
     engine = create_engine(database_url)
     with TaskStore.open(database_url) as store:
         store.create("a", spec("a"))
@@ -175,4 +178,51 @@ def test_a_prune_within_a_savepoint_expires_nothing(database_url: str) -> None:
     engine.dispose()
 
 
-_ = (os, signal)
+def test_a_reader_misses_nothing_through_crashes_under_load(server: EmbeddedServer) -> None:
+    """Writers that roll back half of what they do, a server that is killed again and again, one reader through it all."""
+    url = server.ensure_running()
+    upgrade(url)
+    with TaskStore.open(url) as store:
+        token = store.token()
+    seen: list[int] = []
+
+    def read(store: TaskStore, token: str) -> str:
+        found = store.changes(token, limit=50)
+        seen.extend(FeedPosition.decode(one.token).after for one in found.changes)
+        return found.token
+
+    def write(number: int, over: threading.Event) -> None:
+        chance = random.Random(number)
+        with suppress(Exception), connect(url) as conn:
+            for n in range(10**6):
+                if over.is_set():
+                    return
+                with conn.transaction(force_rollback=chance.random() < 0.9):
+                    conn.execute(
+                        "INSERT INTO solti.task_events (at, seq, id, type, resource_version, phase, attempt)"
+                        " VALUES (now(), %s, 'x', 'created', 1, 'pending', 0)",
+                        [n],
+                    )
+
+    for life in range(10):
+        over = threading.Event()
+        with ThreadPoolExecutor(4) as there:
+            writers = [there.submit(write, 10 * life + number, over) for number in range(4)]
+            killing = threading.Timer(0.3, server.stop, ["immediate"])
+            killing.start()
+            # What is read is handled before the token is kept, and the server dies at any point of it.
+            with suppress(SoltiStoreError), TaskStore.open(url, retry=RetryPolicy(attempts=1)) as store:
+                while True:
+                    token = read(store, token)
+            killing.join()
+            over.set()
+            for one in writers:
+                one.result()
+        url = server.ensure_running()
+    with TaskStore.open(url) as store, connect(url) as conn:
+        while not (found := store.changes(token)).is_all or found.changes:
+            token = read(store, token)
+        assert len(seen) == len(set(seen))
+        there_are = {row[0] for row in conn.execute("SELECT event FROM solti.task_events")}
+        assert len(there_are) > 100
+        assert set(seen) == there_are

@@ -35,10 +35,17 @@ def labels(chance: random.Random) -> Labels:
 
 def some(chance: random.Random) -> Any:
     slot = f"s{chance.randrange(6)}"
-    made = chance.choice([
-        spec(slot), spec(slot, admission=AdmissionPolicy.REPLACE), queued(slot), queued(slot), retrying(slot), retrying(),
-        spec(),
-    ])
+    made = chance.choice(
+        [
+            spec(slot),
+            spec(slot, admission=AdmissionPolicy.REPLACE),
+            queued(slot),
+            queued(slot),
+            retrying(slot),
+            retrying(),
+            spec(),
+        ]
+    )
     return made.replace(labels=labels(chance))
 
 
@@ -73,7 +80,21 @@ def step(store: TaskStore, url: str, agents: list[Any], claims: list[Any], chanc
             claims.extend(store.claim(chance.choice(agents), limit=3))
         case 11 | 12 if claims:
             some_claims = chance.sample(claims, min(len(claims), 3))
-            store.finish_many([(c, chance.choice([Outcome.failed("no", exit_code=1), Outcome.succeeded(chance.randrange(3)), Outcome.canceled()])) for c in some_claims])
+            store.finish_many(
+                [
+                    (
+                        c,
+                        chance.choice(
+                            [
+                                Outcome.failed("no", exit_code=1),
+                                Outcome.succeeded(chance.randrange(3)),
+                                Outcome.canceled(),
+                            ]
+                        ),
+                    )
+                    for c in some_claims
+                ]
+            )
         case 13:
             agent = chance.choice(agents)
             silence(url, agent)
@@ -106,13 +127,15 @@ def test_the_feed_judges_as_who_was_there(database_url: str, seed: int) -> None:
             after = state(conn)
             rows = conn.execute(
                 "SELECT event, seq, type, phase_before, phase, labels_before FROM solti.task_events WHERE event > %s"
-                " ORDER BY event", [last]
+                " ORDER BY event",
+                [last],
             ).fetchall()
             if rows:
                 last = rows[-1][0]
             expected.append((n, before, after, rows))
             before = after
         for query in QUERIES:
+
             def watched(what: Any) -> bool:
                 if what is None:
                     return False
@@ -195,6 +218,9 @@ def test_several_changes_in_one_transaction(database_url: str) -> None:
             conn.execute(text("SELECT 1"))
         got = [(c.kind, c.type) for c in store.changes(start, QUERIES[1]).changes]
         assert got == [
-            ("deleted", "specChanged"), ("added", "specChanged"), ("deleted", "deleted"), ("added", "created"),
+            ("deleted", "specChanged"),
+            ("added", "specChanged"),
+            ("deleted", "deleted"),
+            ("added", "created"),
         ]
     engine.dispose()

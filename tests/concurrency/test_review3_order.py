@@ -64,7 +64,9 @@ def test_savepoints_and_late_numbers(database_url: str) -> None:
                     del open_ones[one]
                 reader = chance.randrange(3)
                 found = store.changes(tokens[reader], limit=chance.choice([1, 2, 5, 1000]))
-                kept = found.changes if chance.random() < 0.6 else found.changes[: chance.randint(0, len(found.changes))]
+                kept = (
+                    found.changes if chance.random() < 0.6 else found.changes[: chance.randint(0, len(found.changes))]
+                )
                 if len(kept) == len(found.changes):
                     tokens[reader] = found.token
                 elif kept:
@@ -114,9 +116,7 @@ def test_pruners_and_readers(database_url: str) -> None:
     def prune() -> None:
         with TaskStore.open(database_url) as store:
             while not over.is_set():
-                store.prune(
-                    Retention(tasks=None, runs=None, agents=None, events=timedelta(milliseconds=40)), limit=17
-                )
+                store.prune(Retention(tasks=None, runs=None, agents=None, events=timedelta(milliseconds=40)), limit=17)
 
     def read(number: int) -> None:
         chance = random.Random(number)
@@ -148,7 +148,9 @@ def test_pruners_and_readers(database_url: str) -> None:
     def everything(conn: Any, token: str) -> set[str]:
         """What was there at the token, by the transactions that created it."""
         position = FeedPosition.decode(token)
-        snapshot = f"{min(position.open, default=position.xmax)}:{position.xmax}:{','.join(map(str, sorted(position.open)))}"
+        snapshot = (
+            f"{min(position.open, default=position.xmax)}:{position.xmax}:{','.join(map(str, sorted(position.open)))}"
+        )
         return {
             row[0]
             for row in conn.execute(
