@@ -39,13 +39,15 @@ class Changes:
 def token(conn: Connection) -> str | None:
     """The token of this statement's snapshot, or of the transaction's; None before `renew` of a restored database."""
     state = _state(conn)
-    return FeedPosition.of(state.epoch, Snapshot.parse(state.snapshot)).encode() if state.is_valid else None
+    return FeedPosition.of(state.epoch, _snapshot(state)).encode() if state.is_valid else None
 
 
 def renew(conn: Connection) -> None:
     """Begin a new epoch of a database that was restored: what is in old tokens means nothing in it."""
     if not _state(conn).is_valid:
-        sql.RENEW.one(conn, {})
+        sql.LOCK.all(conn, {})
+        if not _state(conn).is_valid:
+            sql.RENEW.all(conn, {})
 
 
 def changes(conn: Connection, since: str, query: TaskQuery, *, limit: int) -> Changes:
@@ -56,10 +58,11 @@ def changes(conn: Connection, since: str, query: TaskQuery, *, limit: int) -> Ch
     except (ValueError, TypeError):
         raise Invalid("invalid model: the token is damaged, or of another version", field="token") from None
     state = _state(conn)
-    if not state.is_valid or state.epoch != position.epoch:
+    if not state.is_valid or state.epoch != position.epoch or not position.is_of(Snapshot.parse(state.snapshot)):
         raise FeedExpired("the token is of another database, or of this one before it was restored or failed over")
+    now = _snapshot(state)
     if position.within is None:
-        position = position.look(Snapshot.parse(state.snapshot))
+        position = position.look(now)
     if (look := position.next()) is None:
         return Changes([], position.done().encode(), is_all=True)
     statement = sql.GO_ON if look.after else sql.BEGIN
@@ -81,8 +84,11 @@ def changes(conn: Connection, since: str, query: TaskQuery, *, limit: int) -> Ch
         position = position.read(row.event)
         if (kind := _kind(row, query)) is not None:
             seen.append(_change(row, kind, position.encode()))
-    is_all = len(events) < most
-    return Changes(seen, (position.done() if is_all else position).encode(), is_all)
+    if len(events) == most:
+        return Changes(seen, position.encode(), is_all=False)
+    position = position.done()
+    # All of its look. More has come since, if that was begun a while ago: a change's token goes on in its own.
+    return Changes(seen, position.encode(), is_all=position.look(now).next() is None)
 
 
 def _state(conn: Connection) -> Row:
@@ -90,6 +96,10 @@ def _state(conn: Connection) -> Row:
     if state.is_standby:
         raise FeedUnavailable("a standby does not know which transactions go on: read the feed from the primary")
     return state
+
+
+def _snapshot(state: Row) -> Snapshot:
+    return Snapshot.parse(state.snapshot).up_to(state.newest)
 
 
 def _kind(row: Row, query: TaskQuery) -> ChangeKind | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from solti_store.ops import arguments
+from solti_store.ops import arguments, feed
 from solti_store.sql import retention as sql
 from solti_store.sql.feed import DELETE_EVENTS
 
@@ -62,5 +62,10 @@ def _runs(conn: Connection, kept: timedelta, limit: int, now: datetime | None) -
 
 
 def _events(conn: Connection, kept: timedelta, limit: int, now: datetime | None) -> int:
+    if conn.in_nested_transaction():
+        # What a savepoint writes has another number than its transaction: the feed would seem restored.
+        return 0
+    # Of a restored database whose feed nobody has asked for yet, nothing could be pruned.
+    feed.renew(conn)
     gone = DELETE_EVENTS.one_or_none(conn, {"kept": kept, "limit": limit, "now": now})
     return 0 if gone is None else int(gone.events)

@@ -19,6 +19,7 @@ __all__ = ["FeedPosition", "Look", "Snapshot"]
 
 _VERSION: Final = 1
 _DIGEST_BYTES: Final = 6
+_END: Final = 2**63
 _SNAPSHOT = re.compile(r"(\d+):(\d+):((?:\d+(?:,\d+)*)?)")
 
 
@@ -47,6 +48,20 @@ class Snapshot:
             raise ValueError(text)
         _, xmax, some = found.groups()
         return cls(text, int(xmax), frozenset(map(int, some.split(","))) if some else frozenset())
+
+    def up_to(self, newest: int) -> Self:
+        """The same, but whether later transactions are over is left open: as good, if none of those over has events.
+
+        A number above that of all events may be drawn a second time. A transaction that is rolled back does not wait
+        until the log is written; after a crash the server does not know of it, and a new one gets its number.
+
+        Args:
+            newest: The highest transaction of which there are events, or were.
+        """
+        xmax = min(self.xmax, newest + 1)
+        still_open = frozenset(xid for xid in self.open if xid < xmax)
+        text = f"{min(still_open, default=xmax)}:{xmax}:{','.join(map(str, sorted(still_open)))}"
+        return type(self)(text, xmax, still_open)
 
     def is_over(self, xid: int) -> bool:
         """Whether this transaction is over."""
@@ -123,6 +138,11 @@ class FeedPosition:
         """
         return self.after >= pruned or (pruned_xid < self.xmax and all(xid > pruned_xid for xid in self.open))
 
+    def is_of(self, snapshot: Snapshot) -> bool:
+        """Whether this can be of the life that the snapshot is of: not if it is ahead of it."""
+        within = self.xmax if self.within is None else self.within.xmax
+        return max(self.xmax, within) <= snapshot.xmax
+
     # --- as text ---
 
     def encode(self) -> str:
@@ -143,8 +163,13 @@ class FeedPosition:
         digest, body = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
         if digest != sha256(body).digest()[:_DIGEST_BYTES]:
             raise ValueError(token)
-        version, epoch, xmax, still_open, within, after = json.loads(body)
-        if version != _VERSION:
+        try:
+            version, epoch, xmax, still_open, within, after = json.loads(body)
+        except RecursionError:
+            raise ValueError(token) from None
+        if version != _VERSION or not isinstance(still_open, list):
+            raise ValueError(token)
+        if not all(type(one) is int and 0 <= one < _END for one in (xmax, after, *still_open)):
             raise ValueError(token)
         snapshot = None if within is None else Snapshot.parse(within)
         return cls(epoch, xmax, frozenset(still_open), snapshot, after)

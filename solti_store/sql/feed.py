@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Interval, Text, bindparam, text
 from solti_store.sql.driver import Prepared
 from solti_store.sql.types import BinaryArray, Instant
 
-__all__ = ["BEGIN", "DELETE_EVENTS", "FEED", "GO_ON", "RENEW"]
+__all__ = ["BEGIN", "DELETE_EVENTS", "FEED", "GO_ON", "LOCK", "RENEW"]
 
 #: What a reader has to know before it reads. `is_valid` is false in a database that was restored from a dump: the row
 #: was written by a transaction of another cluster. A standby's snapshots leave out transactions that go on.
@@ -20,16 +20,30 @@ FEED = Prepared(
            CAST(CAST(f.xmin AS text) AS bigint) = CAST(CAST(f.written_by AS text) AS bigint) & 4294967295
                AND f.written_by < pg_snapshot_xmax(pg_current_snapshot()) AS is_valid,
            f.epoch || CASE WHEN pg_is_in_recovery() THEN ''
-                           ELSE '.' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END AS epoch,
-           CAST(pg_current_snapshot() AS text) AS snapshot
+                           ELSE '.' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END
+               -- A copy by CREATE DATABASE … TEMPLATE has the same row.
+               || '.' || (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()) AS epoch,
+           CAST(pg_current_snapshot() AS text) AS snapshot,
+           CAST(CAST(GREATEST(f.pruned_xid, (
+               SELECT e.xid FROM solti.task_events AS e
+               WHERE e.xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY e.xid DESC LIMIT 1
+           )) AS text) AS bigint) AS newest
     FROM solti.feed AS f
     """)
 )
 
-#: Begins a new epoch, for a database that was restored.
+#: Begins a new epoch, for a database that was restored. The transactions of its events are of another cluster, which
+#: may have been far ahead: they would be new again when this one comes to their numbers, and be pruned only then.
 RENEW = Prepared(
-    text("UPDATE solti.feed SET epoch = gen_random_uuid(), written_by = pg_current_xact_id() RETURNING epoch")
+    text("""
+    WITH kept AS (UPDATE solti.task_events SET xid = pg_current_xact_id())
+    UPDATE solti.feed
+    SET epoch = gen_random_uuid(), written_by = pg_current_xact_id(), pruned_xid = pg_current_xact_id()
+    """)
 )
+
+#: Of several that see the same restored database, one begins the new epoch.
+LOCK = Prepared(text("SELECT FROM solti.feed FOR UPDATE"))
 
 #: Up to `limit` events after a number, in their order: of transactions from `since` on, and of the `ended` ones, as far
 #: as they are over in the snapshot `within`. Which labels a task had right after an event: those from before the next

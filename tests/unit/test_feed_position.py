@@ -58,9 +58,9 @@ def test_every_event_is_read_once_and_in_order_within_a_look(
 
 @given(
     st.text(max_size=50),
-    st.integers(0, 2**64),
-    st.frozensets(st.integers(0, 2**64), max_size=20),
-    st.integers(0, 2**63),
+    st.integers(0, 2**63 - 1),
+    st.frozensets(st.integers(0, 2**63 - 1), max_size=20),
+    st.integers(0, 2**63 - 1),
 )
 def test_a_token_is_what_it_was(epoch: str, xmax: int, still_open: frozenset[int], after: int) -> None:
     position = FeedPosition(epoch, xmax, still_open, None, after)
