@@ -111,14 +111,15 @@ def _read(fresh: str) -> Prepared:
 BEGIN = _read(_BEGIN)
 GO_ON = _read(_GO_ON)
 
-#: Deletes up to `limit` of the oldest events, if they are older, and of transactions that are over for everybody.
+#: Deletes up to `limit` of the oldest events, if they are older. A reader to whom one of their transactions is not over
+#: yet sees by `pruned_xid` that it has missed them.
 DELETE_EVENTS = Prepared(
     text("""
     WITH oldest AS (
-        SELECT event, at, xid FROM solti.task_events ORDER BY event LIMIT :limit
+        SELECT event, at FROM solti.task_events ORDER BY event LIMIT :limit
     ), old AS (
         SELECT event FROM oldest
-        WHERE at < COALESCE(:now, statement_timestamp()) - :kept AND xid < pg_snapshot_xmin(pg_current_snapshot())
+        WHERE at < COALESCE(:now, statement_timestamp()) - :kept
     ), gone AS (
         DELETE FROM solti.task_events WHERE event IN (SELECT event FROM old) RETURNING event, xid
     )

@@ -1,4 +1,4 @@
-"""The feed of a database that has had more than one life: restored, cloned, crashed, put back from a copy of its disk."""
+"""The feed of a database with more than one life: restored, cloned, crashed, put back from a copy of its disk."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def server() -> Iterator[EmbeddedServer]:
 
 
 def restore_from_a_cluster_that_was_ahead(url: str, ahead: int = 1000) -> None:
-    """As pg_dump and pg_restore leave it in a new cluster: the rows as they were, whose transactions are of the other."""
+    """As pg_restore leaves it in a new cluster: the rows as they were, whose transactions are of the other."""
     with connect(url) as conn:
         conn.execute(
             f"""
@@ -179,7 +179,7 @@ def test_a_prune_within_a_savepoint_expires_nothing(database_url: str) -> None:
 
 
 def test_a_reader_misses_nothing_through_crashes_under_load(server: EmbeddedServer) -> None:
-    """Writers that roll back half of what they do, a server that is killed again and again, one reader through it all."""
+    """Writers that roll back most of what they do, a server that is killed again and again, one reader through it."""
     url = server.ensure_running()
     upgrade(url)
     with TaskStore.open(url) as store:

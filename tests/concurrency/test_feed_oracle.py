@@ -4,10 +4,13 @@ The oracle knows, of each event, which labels and phase the task had right befor
 the moment; the feed is read at the end, from many places and in pages of every size.
 """
 
+# ruff: noqa: C901, PLR0912, PLR0915 - one story, told in order
 from __future__ import annotations
 
 import random
 from contextlib import suppress
+from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from support import connect, queued, retrying, silence, spec
 
 from solti_store import Outcome, Retention, Selector, SoltiStoreError, TaskPhase, TaskQuery, TaskStore
 from solti_store.model import AdmissionPolicy, Labels
+from solti_store.rules.feed_position import FeedPosition
 
 QUERIES = [
     TaskQuery(),
@@ -58,8 +62,9 @@ def state(conn: Any) -> dict[int, tuple[str, dict[str, str], str]]:
     }
 
 
-def step(store: TaskStore, url: str, agents: list[Any], claims: list[Any], chance: random.Random, n: int) -> str:
-    names = [one.metadata.id for one in store.list(TaskQuery(limit=200))] or ["none"]
+def step(store: TaskStore, url: str, agents: list[Any], claims: list[Any], *, chance: random.Random, n: int) -> None:
+    """One operation, which may be refused."""
+    names = [str(one.metadata.id) for one in store.list(TaskQuery(limit=200))] or ["none"]
     one = chance.choice(names)
     match chance.randrange(15):
         case 0 | 1:
@@ -104,7 +109,19 @@ def step(store: TaskStore, url: str, agents: list[Any], claims: list[Any], chanc
             agent = chance.choice(agents)
             store.sign_off(agent)
             agents[agents.index(agent)] = store.register(f"v{n}")
-    return ""
+
+
+def is_watched(query: TaskQuery, what: Any) -> bool:
+    if what is None:
+        return False
+    phase, having, _ = what
+    return (not query.phases or TaskPhase(phase) in query.phases) and all(
+        one.matches(having) for one in query.requirements
+    )
+
+
+def decode(token: str) -> int:
+    return FeedPosition.decode(token).after
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -120,10 +137,10 @@ def test_the_feed_judges_as_who_was_there(database_url: str, seed: int) -> None:
         before = state(conn)
         for n in range(150):
             with suppress(SoltiStoreError):
-                step(store, database_url, agents, claims, chance, n)
+                step(store, database_url, agents, claims, chance=chance, n=n)
             if n % 40 == 39:
                 with suppress(SoltiStoreError):
-                    store.prune(Retention(tasks=__import__("datetime").timedelta(0), events=None))
+                    store.prune(Retention(tasks=timedelta(0), events=None))
             after = state(conn)
             rows = conn.execute(
                 "SELECT event, seq, type, phase_before, phase, labels_before FROM solti.task_events WHERE event > %s"
@@ -135,15 +152,6 @@ def test_the_feed_judges_as_who_was_there(database_url: str, seed: int) -> None:
             expected.append((n, before, after, rows))
             before = after
         for query in QUERIES:
-
-            def watched(what: Any) -> bool:
-                if what is None:
-                    return False
-                phase, labs, _ = what
-                return (not query.phases or TaskPhase(phase) in query.phases) and all(
-                    r.matches(labs) for r in query.requirements
-                )
-
             for size in (1000, 7, 1):
                 if size == 1 and query is not QUERIES[0] and query is not QUERIES[4]:
                     continue
@@ -161,7 +169,7 @@ def test_the_feed_judges_as_who_was_there(database_url: str, seed: int) -> None:
                         mine = [row for row in rows if row[1] == seq]
                         kinds = [by_event[row[0]].kind if row[0] in by_event else None for row in mine]
                         # Fold the kinds from the state before to the state after.
-                        inside = watched(was.get(seq))
+                        inside = is_watched(query, was.get(seq))
                         for row, kind in zip(mine, kinds, strict=True):
                             if kind is None:
                                 assert not inside, (seed, n, query, row)
@@ -173,9 +181,9 @@ def test_the_feed_judges_as_who_was_there(database_url: str, seed: int) -> None:
                             else:
                                 assert inside, (seed, n, query, row)
                                 inside = False
-                        assert inside == watched(now.get(seq)), (seed, n, query, mine)
+                        assert inside == is_watched(query, now.get(seq)), (seed, n, query, mine)
                         # chain of phases
-                        for a, b in zip(mine, mine[1:], strict=False):
+                        for a, b in pairwise(mine):
                             assert a[4] == b[3], (n, mine)
                         if seq in was:
                             assert mine[0][3] == was[seq][0], (n, mine)
@@ -191,12 +199,6 @@ def test_the_feed_judges_as_who_was_there(database_url: str, seed: int) -> None:
                     assert [decode(c.token) for c in store.changes(found[at].token, query).changes] == [
                         decode(c.token) for c in found[at + 1 :]
                     ]
-
-
-def decode(token: str) -> int:
-    from solti_store.rules.feed_position import FeedPosition
-
-    return FeedPosition.decode(token).after
 
 
 def test_several_changes_in_one_transaction(database_url: str) -> None:

@@ -1,5 +1,6 @@
 """The feed under savepoints, prepared transactions, pruners, late numbers, and pages that are read while they end."""
 
+# ruff: noqa: C901, PLR0915 - stories, told in order
 from __future__ import annotations
 
 import random
@@ -53,10 +54,10 @@ def test_savepoints_and_late_numbers(database_url: str) -> None:
                 what = chance.random()
                 if what < 0.5:
                     label = Labels({"n": str(number)})
-                    inner.update(f"{seed}-{one}", lambda old: old.replace(labels=label))
+                    inner.update(f"{seed}-{one}", lambda old, label=label: old.replace(labels=label))  # type: ignore[misc]
                 elif what < 0.7:
                     save = conn.begin_nested()
-                    inner.update(f"{seed}-{one}", lambda old: old.replace(timeout=number + 1))
+                    inner.update(f"{seed}-{one}", lambda old, n=number: old.replace(timeout=n + 1))  # type: ignore[misc]
                     save.commit() if chance.random() < 0.5 else save.rollback()
                 else:
                     conn.commit() if chance.random() < 0.7 else conn.rollback()
@@ -80,10 +81,10 @@ def test_savepoints_and_late_numbers(database_url: str) -> None:
                     "SELECT event, seq FROM solti.task_events WHERE id LIKE %s AND type <> 'created'", [f"{seed}-%"]
                 ).fetchall()
             of_task = dict(rows)
-            for number, token in enumerate(tokens):
+            for reader, token in enumerate(tokens):
                 more, _ = drain(store, token, chance)
-                all_of = read[number] + more
-                assert sorted(all_of) == sorted(of_task), (seed, number)
+                all_of = read[reader] + more
+                assert sorted(all_of) == sorted(of_task), (seed, reader)
                 last: dict[int, int] = defaultdict(int)
                 for event in all_of:
                     assert event > last[of_task[event]]
@@ -122,7 +123,6 @@ def test_pruners_and_readers(database_url: str) -> None:
         chance = random.Random(number)
         with TaskStore.open(database_url) as store, connect(database_url) as conn:
             page = store.list(TaskQuery(with_token=True, limit=1000))
-            have = {t.metadata.id for t in store.list(TaskQuery(limit=1000))} if False else set()
             token = page.token
             assert token
             have = everything(conn, token)
@@ -167,8 +167,8 @@ def test_pruners_and_readers(database_url: str) -> None:
 
     with ThreadPoolExecutor(12) as pool:
         running = [pool.submit(guarded, prune) for _ in range(2)] + [pool.submit(guarded, read, n) for n in range(3)]
-        for one in [pool.submit(write, n) for n in range(5)]:
-            one.result()
+        for writing in [pool.submit(write, n) for n in range(5)]:
+            writing.result()
         over.set()
         for one in running:
             one.result()
