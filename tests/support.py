@@ -5,12 +5,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from sqlalchemy import create_engine, make_url, text
 
-from solti_store import AdmissionPolicy, Agent, AsyncTaskStore, RestartPolicy, RunnerSelector, Subprocess, TaskSpec
+from solti_store import (
+    AdmissionPolicy,
+    Agent,
+    AsyncTaskStore,
+    RestartPolicy,
+    Retention,
+    RunnerSelector,
+    Subprocess,
+    TaskSpec,
+    TaskStore,
+)
 from solti_store.model import Labels
 
 if TYPE_CHECKING:
@@ -96,3 +107,11 @@ def silence(url: str, agent: Agent) -> None:
             text("UPDATE solti.agents SET expires_at = now() - interval '1 hour' WHERE seq = :seq"), {"seq": agent.seq}
         )
     engine.dispose()
+
+
+def prune_events(store: TaskStore, count: int, *, limit: int = 1000) -> None:
+    """Prune so many events that are older than a day, once no older transaction goes on in all of the server."""
+    gone = 0
+    while gone < count:
+        gone += store.prune(Retention(events=timedelta(days=1)), limit=min(limit, count - gone)).events
+    assert gone == count

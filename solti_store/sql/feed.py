@@ -111,15 +111,15 @@ def _read(fresh: str) -> Prepared:
 BEGIN = _read(_BEGIN)
 GO_ON = _read(_GO_ON)
 
-#: Deletes up to `limit` of the oldest events, if they are older. A reader to whom one of their transactions is not over
-#: yet sees by `pruned_xid` that it has missed them.
+#: Deletes up to `limit` of the oldest events, if they are older, and of transactions before all that go on: to no token
+#: of now is one of those, or one before them, not over.
 DELETE_EVENTS = Prepared(
     text("""
     WITH oldest AS (
-        SELECT event, at FROM solti.task_events ORDER BY event LIMIT :limit
+        SELECT event, at, xid FROM solti.task_events ORDER BY event LIMIT :limit
     ), old AS (
         SELECT event FROM oldest
-        WHERE at < COALESCE(:now, statement_timestamp()) - :kept
+        WHERE at < COALESCE(:now, statement_timestamp()) - :kept AND xid < pg_snapshot_xmin(pg_current_snapshot())
     ), gone AS (
         DELETE FROM solti.task_events WHERE event IN (SELECT event FROM old) RETURNING event, xid
     )

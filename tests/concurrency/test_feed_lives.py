@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from servers import FAST
 from sqlalchemy import create_engine, make_url
-from support import connect, spec
+from support import connect, prune_events, spec
 
 from solti_store import FeedExpired, Retention, SoltiStoreError, TaskQuery, TaskStore
 from solti_store.embedded import EmbeddedServer
@@ -43,6 +43,14 @@ def server() -> Iterator[EmbeddedServer]:
         shutil.rmtree(root, ignore_errors=True)
 
 
+@pytest.fixture
+def alone(server: EmbeddedServer) -> str:
+    """A migrated database on a server where nobody else has transactions: those count in all of its databases."""
+    url = server.ensure_running()
+    upgrade(url)
+    return url
+
+
 def restore_from_a_cluster_that_was_ahead(url: str, ahead: int = 1000) -> None:
     """As pg_restore leaves it in a new cluster: the rows as they were, whose transactions are of the other."""
     with connect(url) as conn:
@@ -65,14 +73,34 @@ def ids(store: TaskStore, token: str) -> list[tuple[str, str]]:
     return [(one.task_id, one.type) for one in store.changes(token).changes]
 
 
-def test_a_restored_database_that_was_pruned_can_be_watched(database_url: str) -> None:
-    with TaskStore.open(database_url) as store:
+def test_a_token_from_before_what_was_pruned_has_expired(alone: str) -> None:
+    with TaskStore.open(alone) as store, connect(alone) as database:
+        early = store.token()
+        store.create_many([(f"t-{n}", spec()) for n in range(5)])
+        late = store.token()
+        in_the_middle = store.changes(early, limit=2).token
+        before_the_last = store.changes(early, limit=4).token
+        assert store.prune(Retention(events=timedelta(days=1))).events == 0
+        database.execute("UPDATE solti.task_events SET at = at - interval '2 days' WHERE id <> 't-4'")
+        prune_events(store, 3)
+        for token in (early, in_the_middle):
+            with pytest.raises(FeedExpired, match="pruned"):
+                store.changes(token)
+        assert [one.task_id for one in store.changes(before_the_last).changes] == ["t-4"]
+        prune_events(store, 1)
+        assert [one.task_id for one in store.changes(before_the_last).changes] == ["t-4"]
+        assert store.changes(late).changes == []
+        assert store.prune(Retention(events=None)).events == 0
+
+
+def test_a_restored_database_that_was_pruned_can_be_watched(alone: str) -> None:
+    with TaskStore.open(alone) as store:
         store.create("a", spec("a"))
-        with connect(database_url) as conn:
+        with connect(alone) as conn:
             conn.execute("UPDATE solti.task_events SET at = at - interval '2 days'")
-        assert store.prune(Retention(events=OLD)).events == 1
+        prune_events(store, 1)
         store.create("b", spec("b"))
-        restore_from_a_cluster_that_was_ahead(database_url)
+        restore_from_a_cluster_that_was_ahead(alone)
         token = store.list(TaskQuery(with_token=True)).token
         assert token is not None
         store.cancel("b")
@@ -99,7 +127,7 @@ def test_events_of_before_a_restore_are_pruned(database_url: str) -> None:
         store.create_many([(f"u-{n}", spec()) for n in range(20)])
         with connect(database_url) as conn:
             conn.execute("UPDATE solti.task_events SET at = at - interval '2 days' WHERE id LIKE 'u-%'")
-        assert sum(store.prune(Retention(events=OLD), limit=10).events for _ in range(10)) == 40
+        prune_events(store, 40, limit=10)
 
 
 def test_a_clone_of_the_database_knows_no_token_of_the_other(database_url: str) -> None:

@@ -15,7 +15,6 @@ from solti_store import (
     FeedExpired,
     Invalid,
     Outcome,
-    Retention,
     Selector,
     Task,
     TaskPhase,
@@ -225,25 +224,6 @@ def test_a_damaged_token_is_refused(store: TaskStore) -> None:
     for watch in (store.watch(poll=timedelta(0)), store.watch(bookmarks=timedelta(days=2))):
         with pytest.raises(Invalid, match="must be positive and at most"):
             next(watch)
-
-
-def test_a_token_from_before_what_was_pruned_has_expired(store: TaskStore, database: psycopg.Connection[Any]) -> None:
-    early = store.token()
-    store.create_many([(f"t-{n}", spec()) for n in range(5)])
-    late = store.token()
-    in_the_middle = store.changes(early, limit=2).token
-    before_the_last = store.changes(early, limit=4).token
-    assert store.prune(Retention(events=timedelta(days=1))).events == 0
-    database.execute("UPDATE solti.task_events SET at = at - interval '2 days' WHERE id <> 't-4'")
-    assert store.prune(Retention(events=timedelta(days=1)), limit=3).events == 3
-    for token in (early, in_the_middle):
-        with pytest.raises(FeedExpired, match="pruned"):
-            store.changes(token)
-    assert [one.task_id for one in store.changes(before_the_last).changes] == ["t-4"]
-    assert store.prune(Retention(events=timedelta(days=1))).events == 1
-    assert [one.task_id for one in store.changes(before_the_last).changes] == ["t-4"]
-    assert store.changes(late).changes == []
-    assert store.prune(Retention(events=None)).events == 0
 
 
 def test_a_token_of_another_life_of_the_database_has_expired(
