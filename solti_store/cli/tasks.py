@@ -22,7 +22,6 @@ __all__ = [
     "SelectorOption",
     "TaskArgument",
     "cancel",
-    "completion_of",
     "delete",
     "get",
     "list_",
@@ -35,9 +34,7 @@ KINDS = ("subprocess", "wasm", "container", "embedded")
 ORDERS = ("created", "updated")
 
 
-def completion_of(words: tuple[str, ...]) -> Callable[[str], list[str]]:
-    """What a shell offers for the beginning of one of these words."""
-
+def _completion_of(words: tuple[str, ...]) -> Callable[[str], list[str]]:
     def complete(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete)]
 
@@ -51,6 +48,16 @@ SelectorOption = Annotated[
         "-l",
         metavar="SELECTOR",
         help="Only tasks whose labels match, such as 'env in (prod,dev),!canary,prio>3'.",
+        show_default=False,
+    ),
+]
+PhaseOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--phase",
+        metavar="PHASE",
+        help="Only tasks in this phase; may be repeated.",
+        autocompletion=_completion_of(PHASES),
         show_default=False,
     ),
 ]
@@ -79,15 +86,7 @@ def list_(
     context: typer.Context,
     *,
     selector: SelectorOption = None,
-    phase: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PHASE",
-            help="Only tasks in this phase; may be repeated.",
-            autocompletion=completion_of(PHASES),
-            show_default=False,
-        ),
-    ] = None,
+    phase: PhaseOption = None,
     active: Annotated[bool, typer.Option("--active", help="Only pending and running tasks.")] = False,
     terminal: Annotated[bool, typer.Option("--terminal", help="Only tasks in one of the five end phases.")] = False,
     slot: Annotated[
@@ -96,7 +95,7 @@ def list_(
     kind: Annotated[
         str | None,
         typer.Option(
-            metavar="KIND", help="Only tasks of this kind.", autocompletion=completion_of(KINDS), show_default=False
+            metavar="KIND", help="Only tasks of this kind.", autocompletion=_completion_of(KINDS), show_default=False
         ),
     ] = None,
     agent: Annotated[
@@ -108,7 +107,9 @@ def list_(
     updated_before: Annotated[str | None, _time("Only tasks changed last before then.")] = None,
     order: Annotated[
         str,
-        typer.Option(metavar="ORDER", help="By creation, or by the last change.", autocompletion=completion_of(ORDERS)),
+        typer.Option(
+            metavar="ORDER", help="By creation, or by the last change.", autocompletion=_completion_of(ORDERS)
+        ),
     ] = "created",
     descending: Annotated[bool, typer.Option("--desc", help="The latest first.")] = False,
     limit: Annotated[

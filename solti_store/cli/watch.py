@@ -10,7 +10,7 @@ import typer
 from solti_store.cli.exits import UsageError
 from solti_store.cli.render import Output, emit, one_line
 from solti_store.cli.session import open_store
-from solti_store.cli.tasks import PHASES, SelectorOption, completion_of
+from solti_store.cli.tasks import PhaseOption, SelectorOption
 
 if TYPE_CHECKING:
     from solti_store.model import TaskChange
@@ -24,15 +24,7 @@ def watch(
     context: typer.Context,
     *,
     selector: SelectorOption = None,
-    phase: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PHASE",
-            help="Only tasks in this phase; may be repeated.",
-            autocompletion=completion_of(PHASES),
-            show_default=False,
-        ),
-    ] = None,
+    phase: PhaseOption = None,
     since: Annotated[
         str | None,
         typer.Option(

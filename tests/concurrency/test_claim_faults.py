@@ -20,6 +20,8 @@ from solti_store.sql.closing import LOCK_FREE
 if TYPE_CHECKING:
     from chaos.client import Client
 
+    from solti_store import Agent, TaskStore
+
 
 def test_a_claim_that_cannot_judge_a_new_route_does_not_say_that_nothing_was_started(
     client: Client, ordered_url: str
@@ -57,13 +59,18 @@ def test_a_claim_that_cannot_judge_a_new_route_does_not_say_that_nothing_was_sta
         thread.join()
 
 
-def test_a_claim_in_a_transaction_that_broke_says_so(client: Client, ordered_url: str) -> None:
+def with_one_that_cannot_be_read(client: Client) -> tuple[TaskStore, Agent]:
+    """Three due tasks; the spec of the first cannot be read, and the second waits for it."""
     store = client.store
     store.create("bad", queued("s"))
     store.create("next", queued("s"))
     store.create("good", queued("t"))
     client.conn.execute("UPDATE solti.tasks SET spec = spec || '{\"runnerSelector\": 7}' WHERE id = 'bad'")
-    agent = store.register("w")
+    return store, store.register("w")
+
+
+def test_a_claim_in_a_transaction_that_broke_says_so(client: Client, ordered_url: str) -> None:
+    store, agent = with_one_that_cannot_be_read(client)
     engine = create_engine(ordered_url)
     slow = LOCK_FREE.text.replace(" ORDER BY", " AND pg_sleep(60) IS NOT NULL ORDER BY", 1)
     with engine.connect() as mine, patch.object(LOCK_FREE, "text", slow):
@@ -75,12 +82,7 @@ def test_a_claim_in_a_transaction_that_broke_says_so(client: Client, ordered_url
 
 
 def test_a_claim_does_not_wait_for_who_comes_after_a_task_that_cannot_be_read(client: Client, ordered_url: str) -> None:
-    store = client.store
-    store.create("bad", queued("s"))
-    store.create("next", queued("s"))
-    store.create("good", queued("t"))
-    client.conn.execute("UPDATE solti.tasks SET spec = spec || '{\"runnerSelector\": 7}' WHERE id = 'bad'")
-    agent = store.register("w")
+    store, agent = with_one_that_cannot_be_read(client)
     engine = create_engine(ordered_url)
     with ThreadPoolExecutor(1) as there, engine.connect() as stranger:
         store.using(stranger).cancel("next")
