@@ -85,12 +85,13 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
             raise AgentLost(agent.id)
         news = [row for row in found if row.route is not None]
         picked += news
-        with _nothing_forgotten(conn, [row for row in picked if row.seq is not None]):
+        started = [row for row in picked if row.seq is not None]
+        with _nothing_forgotten(conn, started):
             has_more_routes = about.has_new_routes and judge_new_routes(conn, agent)
         if merged and len(news) < left <= (about.seen or 0):
             # Others have locked some of what was to be shared between the routes.
             in_turn = True
-        elif started := [row for row in picked if row.seq is not None]:
+        elif started:
             if now is None:
                 due = [(row.route, row.due_at) for row in picked]
                 cursor.found(due, routes, about.moment, all_there_is=len(picked) < most and not has_more_routes)
@@ -102,7 +103,7 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
                 cursor.found_nothing(routes, about.moment)
             return Claimed([], [])
         # What was picked was changed at that moment, or is in a route that was new.
-        picked = [row for row in picked if row.seq is not None]
+        picked = started
 
 
 @contextmanager

@@ -39,7 +39,9 @@ class Changes:
 def token(conn: Connection) -> str | None:
     """The token of this statement's snapshot, or of the transaction's; None before `renew` of a restored database."""
     state = _state(conn)
-    return FeedPosition.of(state.epoch, _snapshot(state)).encode() if state.is_valid else None
+    if not state.is_valid:
+        return None
+    return FeedPosition.of(state.epoch, Snapshot.parse(state.snapshot).up_to(state.newest)).encode()
 
 
 def renew(conn: Connection) -> None:
@@ -58,9 +60,10 @@ def changes(conn: Connection, since: str, query: TaskQuery, *, limit: int) -> Ch
     except (ValueError, TypeError):
         raise Invalid("invalid model: the token is damaged, or of another version", field="token") from None
     state = _state(conn)
-    if not state.is_valid or state.epoch != position.epoch or not position.is_of(Snapshot.parse(state.snapshot)):
+    snapshot = Snapshot.parse(state.snapshot)
+    if not state.is_valid or state.epoch != position.epoch or not position.is_of(snapshot):
         raise FeedExpired("the token is of another database, or of this one before it was restored or failed over")
-    now = _snapshot(state)
+    now = snapshot.up_to(state.newest)
     if position.within is None:
         position = position.look(now)
     if (look := position.next()) is None:
@@ -96,10 +99,6 @@ def _state(conn: Connection) -> Row:
     if state.is_standby:
         raise FeedUnavailable("a standby does not know which transactions go on: read the feed from the primary")
     return state
-
-
-def _snapshot(state: Row) -> Snapshot:
-    return Snapshot.parse(state.snapshot).up_to(state.newest)
 
 
 def _kind(row: Row, query: TaskQuery) -> ChangeKind | None:

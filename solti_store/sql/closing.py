@@ -29,7 +29,7 @@ from solti_store.rules.retention import MAX_RUNS
 from solti_store.sql.driver import Prepared
 from solti_store.sql.events import CHANGED, event
 from solti_store.sql.slots import is_waited_for
-from solti_store.sql.tables import LATEST, agents, task_events, task_runs, task_status, tasks
+from solti_store.sql.tables import LATEST, agents, task_runs, task_status, tasks
 from solti_store.sql.types import NOW, array_param, later
 
 if TYPE_CHECKING:
@@ -323,22 +323,19 @@ _refused = (
     .render_derived()
 )
 
+_late = (
+    select(
+        *(c for c in CHANGED if c is not task_status.c.updated_at),
+        NOW.label("updated_at"),
+        cast(_refused.c.detail, JSONB).label("detail"),
+    )
+    .select_from(
+        _refused.join(task_status, task_status.c.seq == _refused.c.seq).join(tasks, tasks.c.seq == _refused.c.seq)
+    )
+    .cte("late")
+)
+
 #: Leaves a trace of late writes, which change nothing else.
 INSERT_REFUSED = Prepared(
-    insert(task_events).from_select(
-        ["at", "seq", "id", "type", "resource_version", "phase", "phase_before", "attempt", "detail"],
-        select(
-            NOW,
-            task_status.c.seq,
-            tasks.c.id,
-            literal("refused", Text),
-            task_status.c.resource_version,
-            task_status.c.phase,
-            task_status.c.phase.label("phase_before"),
-            task_status.c.attempt,
-            cast(_refused.c.detail, JSONB),
-        ).select_from(
-            _refused.join(task_status, task_status.c.seq == _refused.c.seq).join(tasks, tasks.c.seq == _refused.c.seq)
-        ),
-    )
+    select(_late.c.seq).add_cte(event(_late, "refused", before=_late.c.phase, detail=_late.c.detail))
 )
