@@ -47,6 +47,7 @@ def token(conn: Connection) -> str | None:
 def renew(conn: Connection) -> None:
     """Begin a new epoch of a database that was restored: what is in old tokens means nothing in it."""
     if not _state(conn).is_valid:
+        sql.ENSURE.all(conn, {})
         sql.LOCK.all(conn, {})
         if not _state(conn).is_valid:
             sql.RENEW.all(conn, {})
@@ -68,19 +69,18 @@ def changes(conn: Connection, since: str, query: TaskQuery, *, limit: int) -> Ch
         position = position.look(now)
     if (look := position.next()) is None:
         return Changes([], position.done().encode(), is_all=True)
-    statement = sql.GO_ON if look.after else sql.BEGIN
-    found = statement.all(
-        conn,
-        {
-            "after": look.after,
-            "since": str(look.since),
-            "ended": [str(xid) for xid in look.ended],
-            "within": look.within,
-            "limit": most,
-        },
-    )
-    if not position.is_kept(pruned=found[0].pruned, pruned_xid=found[0].pruned_xid):
+    given = {
+        "after": look.after,
+        "since": str(look.since),
+        "ended": [str(xid) for xid in look.ended],
+        "within": look.within,
+        "limit": most,
+    }
+    found = sql.GO_ON.all(conn, given | {"first": look.first}) if look.first else sql.BEGIN.all(conn, given)
+    if not found or not position.is_kept(pruned=found[0].pruned, pruned_xid=found[0].pruned_xid):
         raise FeedExpired("events that come after the token have been pruned")
+    if not look.first:
+        position = position.begun(found[0].first)
     events = [row for row in found if row.event is not None]
     seen: list[TaskChange] = []
     for row in events:

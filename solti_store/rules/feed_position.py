@@ -77,12 +77,14 @@ class Look:
         since: Of transactions from this one on,
         ended: and of these,
         within: as far as they are over in this snapshot.
+        first: The first event of the transactions from `since` on.
     """
 
     after: int
     since: int
     ended: list[int]
     within: str
+    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class FeedPosition:
         open: and these, which went on at the last look.
         within: The snapshot that is being read; None between two looks.
         after: The last event that was read of it.
+        first: The first event that it has of transactions that are new in it; 0 before that was looked up.
     """
 
     epoch: str
@@ -102,6 +105,7 @@ class FeedPosition:
     open: frozenset[int]
     within: Snapshot | None = None
     after: int = 0
+    first: int = 0
 
     @classmethod
     def of(cls, epoch: str, snapshot: Snapshot) -> Self:
@@ -118,7 +122,11 @@ class FeedPosition:
         ended = sorted(xid for xid in self.open if self.within.is_over(xid))
         if not ended and self.within.xmax == self.xmax:
             return None
-        return Look(self.after, self.xmax, ended, self.within.text)
+        return Look(self.after, self.xmax, ended, self.within.text, self.first)
+
+    def begun(self, first: int | None) -> Self:
+        """With the first event of what is new in the present look; None if there is none."""
+        return replace(self, first=_END - 1 if first is None else first)
 
     def read(self, event: int) -> Self:
         """After one event of the present look."""
@@ -148,7 +156,7 @@ class FeedPosition:
     def encode(self) -> str:
         """The token: opaque to its bearer."""
         within = self.within and self.within.text
-        parts = [_VERSION, self.epoch, self.xmax, sorted(self.open), within, self.after]
+        parts = [_VERSION, self.epoch, self.xmax, sorted(self.open), within, self.after, self.first]
         body = json.dumps(parts, separators=(",", ":")).encode()
         return urlsafe_b64encode(sha256(body).digest()[:_DIGEST_BYTES] + body).decode().rstrip("=")
 
@@ -164,12 +172,12 @@ class FeedPosition:
         if digest != sha256(body).digest()[:_DIGEST_BYTES]:
             raise ValueError(token)
         try:
-            version, epoch, xmax, still_open, within, after = json.loads(body)
+            version, epoch, xmax, still_open, within, after, first = json.loads(body)
         except RecursionError:
             raise ValueError(token) from None
         if version != _VERSION or not isinstance(still_open, list):
             raise ValueError(token)
-        if not all(type(one) is int and 0 <= one < _END for one in (xmax, after, *still_open)):
+        if not all(type(one) is int and 0 <= one < _END for one in (xmax, after, first, *still_open)):
             raise ValueError(token)
         snapshot = None if within is None else Snapshot.parse(within)
-        return cls(epoch, xmax, frozenset(still_open), snapshot, after)
+        return cls(epoch, xmax, frozenset(still_open), snapshot, after, first)

@@ -5,15 +5,16 @@ As text, since Core would say the same with less clarity; every value is bound.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Interval, Text, bindparam, text
+from sqlalchemy import BigInteger, BindParameter, Interval, Text, bindparam, text
 
 from solti_store.sql.driver import Prepared
 from solti_store.sql.types import BinaryArray, Instant
 
-__all__ = ["BEGIN", "DELETE_EVENTS", "FEED", "GO_ON", "LOCK", "RENEW"]
+__all__ = ["BEGIN", "DELETE_EVENTS", "ENSURE", "FEED", "GO_ON", "LOCK", "RENEW"]
 
-#: What a reader has to know before it reads. `is_valid` is false in a database that was restored from a dump: the row
-#: was written by a transaction of another cluster. A standby's snapshots leave out transactions that go on.
+#: What a reader has to know before it reads. `is_valid` is false in a database that was restored from a dump, where the
+#: row was written by a transaction of another cluster, and null where somebody emptied the table. A standby's snapshots
+#: leave out transactions that go on.
 FEED = Prepared(
     text("""
     SELECT pg_is_in_recovery() AS is_standby,
@@ -28,7 +29,7 @@ FEED = Prepared(
                SELECT e.xid FROM solti.task_events AS e
                WHERE e.xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY e.xid DESC LIMIT 1
            )) AS text) AS bigint) AS newest
-    FROM solti.feed AS f
+    FROM (SELECT) AS one LEFT JOIN solti.feed AS f ON true
     """)
 )
 
@@ -42,7 +43,9 @@ RENEW = Prepared(
     """)
 )
 
-#: Of several that see the same restored database, one begins the new epoch.
+#: Of several that see the same restored database, one begins the new epoch. First they see to it that there is a row to
+#: lock: one that no transaction wrote, and so is not valid yet.
+ENSURE = Prepared(text("INSERT INTO solti.feed (written_by) VALUES ('0') ON CONFLICT DO NOTHING"))
 LOCK = Prepared(text("SELECT FROM solti.feed FOR UPDATE"))
 
 #: Up to `limit` events after a number, in their order: of transactions from `since` on, and of the `ended` ones, as far
@@ -51,7 +54,8 @@ LOCK = Prepared(text("SELECT FROM solti.feed FOR UPDATE"))
 #: gone must be of the same snapshot as those that are there.
 #:
 #: At the beginning of a look by the index of transactions, and in order of the numbers then, for they may begin
-#: anywhere; later pages of a long look go by the numbers.
+#: anywhere; later pages of a long look go by the numbers, from the first of them on: what a late transaction wrote may
+#: lie far before, and each page would pass all that is between.
 _BEGIN = """
         SELECT event FROM (
             SELECT event FROM solti.task_events
@@ -61,12 +65,12 @@ _BEGIN = """
         ORDER BY event LIMIT 1000"""
 _GO_ON = """
         SELECT event FROM solti.task_events
-        WHERE event > :after
+        WHERE event > GREATEST(:after, :first - 1)
           AND xid >= CAST(:since AS xid8) AND pg_visible_in_snapshot(xid, CAST(:within AS pg_snapshot))
         ORDER BY event LIMIT 1000"""
 
 
-def _read(fresh: str) -> Prepared:
+def _read(fresh: str, *first: BindParameter[int]) -> Prepared:
     return Prepared(
         text(f"""
     WITH fresh AS ({fresh}
@@ -82,7 +86,7 @@ def _read(fresh: str) -> Prepared:
         SELECT event FROM (SELECT event FROM fresh UNION ALL SELECT event FROM late) AS all_new
         ORDER BY event LIMIT :limit
     )
-    SELECT f.pruned, CAST(CAST(f.pruned_xid AS text) AS bigint) AS pruned_xid,
+    SELECT (SELECT min(event) FROM fresh) AS first, f.pruned, CAST(CAST(f.pruned_xid AS text) AS bigint) AS pruned_xid,
            e.event, e.at, e.seq, e.id, e.type, e.resource_version AS event_version, e.phase AS event_phase,
            e.phase_before, e.attempt AS event_attempt,
            CAST(e.detail AS text) AS detail, CAST(e.labels_before AS text) AS labels_before,
@@ -100,6 +104,7 @@ def _read(fresh: str) -> Prepared:
     ORDER BY event
     """).bindparams(  # noqa: S608 - constants
             bindparam("after", type_=BigInteger),
+            *first,
             bindparam("since", type_=Text),
             bindparam("ended", type_=BinaryArray()),
             bindparam("within", type_=Text),
@@ -109,7 +114,7 @@ def _read(fresh: str) -> Prepared:
 
 
 BEGIN = _read(_BEGIN)
-GO_ON = _read(_GO_ON)
+GO_ON = _read(_GO_ON, bindparam("first", type_=BigInteger))
 
 #: Deletes up to `limit` of the oldest events, if they are older, and of transactions before all that go on: to no token
 #: of now is one of those, or one before them, not over.

@@ -130,6 +130,21 @@ def test_events_of_before_a_restore_are_pruned(database_url: str) -> None:
         prune_events(store, 40, limit=10)
 
 
+def test_a_feed_whose_row_is_gone_begins_anew(database_url: str) -> None:
+    with TaskStore.open(database_url) as store, ThreadPoolExecutor(8) as there:
+        store.create("a", spec("a"))
+        old = store.token()
+        with connect(database_url) as conn:
+            conn.execute("TRUNCATE solti.feed")
+        with pytest.raises(FeedExpired):
+            store.changes(old)
+        tokens = [one.result() for one in [there.submit(store.token) for _ in range(8)]]
+        store.create("b", spec("b"))
+        assert [ids(store, token) for token in tokens] == [[("b", "created")]] * 8
+        with pytest.raises(FeedExpired):
+            store.changes(old)
+
+
 def test_a_clone_of_the_database_knows_no_token_of_the_other(database_url: str) -> None:
     url = make_url(database_url)
     copy = f"{url.database}_copy"

@@ -22,7 +22,7 @@ def made(body: bytes) -> str:
 
 def parts(token: str) -> list[Any]:
     position = FeedPosition.decode(token)
-    return [1, position.epoch, position.xmax, [], None, 0]
+    return [1, position.epoch, position.xmax, [], None, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,9 @@ def parts(token: str) -> list[Any]:
         {2: 1.5},
         {5: 2**70},
         {5: -1},
+        {6: -1},
+        {6: None},
+        {4: "1:9:", 6: 2**63},
         {1: "\ud800"},
         {1: ["x"]},
     ],
@@ -79,9 +82,10 @@ def test_any_content_is_read_or_refused(database_url: str) -> None:
             value | st.lists(st.integers(0, 900)),
             value | snapshot,
             value | st.integers(0, 99),
+            value | st.integers(0, 99),
         )
-        def check(xmax: Any, still_open: Any, within: Any, after: Any) -> None:
+        def check(xmax: Any, still_open: Any, within: Any, after: Any, first: Any) -> None:
             with suppress(Invalid, FeedExpired):
-                store.changes(made(json.dumps([1, content[1], xmax, still_open, within, after]).encode()))
+                store.changes(made(json.dumps([1, content[1], xmax, still_open, within, after, first]).encode()))
 
         check()

@@ -39,11 +39,13 @@ def test_every_event_is_read_once_and_in_order_within_a_look(
         first = len(seen)
         while look := position.next():
             within = Snapshot.parse(look.within)
-            found = [
-                number
-                for number, xid in events
-                if number > look.after and within.is_over(xid) and (xid >= look.since or xid in look.ended)
-            ][:page]
+            fresh = [number for number, xid in events if within.is_over(xid) and xid >= look.since]
+            late = [number for number, xid in events if xid in look.ended]
+            if look.first:
+                fresh = [number for number in fresh if number >= look.first]
+            else:
+                position = position.begun(min(fresh, default=None))
+            found = sorted(number for number in fresh + late if number > look.after)[:page]
             for number in found:
                 position = position.read(number)
             seen += found
