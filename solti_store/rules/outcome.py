@@ -53,8 +53,10 @@ class Outcome(Value):
         return self
 
     @classmethod
-    def succeeded(cls, exit_code: int | None = None) -> Self:
+    def succeeded(cls, exit_code: int | None = None) -> Outcome:
         """The attempt did its work."""
+        if exit_code is None:
+            return _SUCCEEDED  # Values do not change, so one does for all functions that return.
         return cls(phase=TaskPhase.SUCCEEDED, exit_code=exit_code)
 
     @classmethod
@@ -89,3 +91,6 @@ class Outcome(Value):
             Invalid: One is longer than `MAX_OUTPUT_BYTES`, or holds NUL or a lone surrogate.
         """
         return self.replace(stdout=stdout or None, stderr=stderr or None) if stdout or stderr else self
+
+
+_SUCCEEDED = Outcome(phase=TaskPhase.SUCCEEDED)

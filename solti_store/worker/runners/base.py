@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from solti_store.errors import SoltiStoreError
 from solti_store.model import Container, Subprocess, Wasm
+from solti_store.rules.outcome import Outcome
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from solti_store.model import KindName, RunnerEnv
     from solti_store.ops.rows import Claim
-    from solti_store.rules.outcome import Outcome
 
 __all__ = ["DEFAULT_OUTPUT_TAIL", "Control", "Runner", "RunnerUnavailable", "Terms", "kind_of", "timer", "until_over"]
 
@@ -118,7 +118,7 @@ def timer(seconds: float) -> float | None:
     return max(seconds, 0.0) if seconds <= _MAX_TIMER_S else None
 
 
-async def until_over(ended: asyncio.Future[int], control: Control, terms: Terms, timed_out: Outcome) -> Outcome | None:
+async def until_over(ended: asyncio.Future[int], control: Control, terms: Terms, claim: Claim) -> Outcome | None:
     """Wait for the end or a reason to bring it about; what to report then, None when it ended by itself."""
     await asyncio.wait(
         (ended, control.asked),
@@ -127,4 +127,4 @@ async def until_over(ended: asyncio.Future[int], control: Control, terms: Terms,
     )
     if ended.done():
         return None
-    return control.asked.result() if control.asked.done() else timed_out
+    return control.asked.result() if control.asked.done() else Outcome.timed_out(claim.spec.timeout)

@@ -158,7 +158,7 @@ class ContainerRunner:
         except (OSError, ValueError) as error:
             return cannot_start(error)
         try:
-            forced = await until_over(process.ended, control, terms, Outcome.timed_out(claim.spec.timeout))
+            forced = await until_over(process.ended, control, terms, claim)
             if forced is not None:
                 await self._stop(name, process, control, terms.grace_s)
         finally:

@@ -104,7 +104,7 @@ class EmbeddedRunner:
         except RuntimeError as error:  # no more threads on this machine
             return Outcome.failed(clean(f"cannot start: {error}"))
         try:
-            forced = await until_over(running.ended, control, terms, Outcome.timed_out(claim.spec.timeout))
+            forced = await until_over(running.ended, control, terms, claim)
             if forced is not None:
                 running.end()
                 await asyncio.wait((running.ended, control.urgent), timeout=terms.grace_s, return_when=FIRST_COMPLETED)

@@ -30,23 +30,22 @@ class SubprocessRunner:
     async def run(self, claim: Claim, control: Control, terms: Terms) -> Outcome:
         """Run a process to its end; see `Runner.run`."""
         spec = kind_of(claim, Subprocess).spec
-        timed_out = Outcome.timed_out(claim.spec.timeout)
         try:
             with arguments(spec.mode) as argv:
                 process = Process(argv, cwd=spec.cwd, env=environment(spec.env, terms.env), keep=terms.output_tail)
-                forced = await supervise(process, control, terms, timed_out)
+                forced = await supervise(process, control, terms, claim)
         except (OSError, ValueError) as error:
             return cannot_start(error, spec.cwd)
         return with_output(forced or natural_end(process, any_code=not spec.fail_on_non_zero), process, terms)
 
 
-async def supervise(process: Process, control: Control, terms: Terms, timed_out: Outcome) -> Outcome | None:
+async def supervise(process: Process, control: Control, terms: Terms, claim: Claim) -> Outcome | None:
     """Wait for the end, or bring it about; what to report then, None when the process ended by itself.
 
     The process has ended when this returns, also when it is cancelled.
     """
     try:
-        forced = await until_over(process.ended, control, terms, timed_out)
+        forced = await until_over(process.ended, control, terms, claim)
         if forced is not None:
             process.send(signal.SIGTERM)
             await asyncio.wait((process.ended, control.urgent), timeout=terms.grace_s, return_when=FIRST_COMPLETED)

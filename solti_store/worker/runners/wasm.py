@@ -63,7 +63,7 @@ class WasmRunner:
                 # -P: beside the child lie modules named like those of the standard library.
                 argv = [sys.executable, "-P", str(_CHILD)]
                 process = Process(argv, cwd=None, env=os.environ, keep=terms.output_tail, stdin=letter.fileno())
-                forced = await supervise(process, control, terms, Outcome.timed_out(claim.spec.timeout))
+                forced = await supervise(process, control, terms, claim)
                 outcome = forced or _natural(process, _answer(letter))
         except (OSError, ValueError) as error:
             return cannot_start(error)
