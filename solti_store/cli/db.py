@@ -29,7 +29,8 @@ def upgrade(
     from solti_store import migrate  # noqa: PLC0415 - half a second that help does not need
     from solti_store.url import resolve_url  # noqa: PLC0415
 
-    migrate.upgrade(resolve_url(session_of(context).url), revision)
+    session = session_of(context)
+    migrate.upgrade(resolve_url(session.url), revision, schema=session.schema)
     _print_revision(context)
 
 
@@ -48,7 +49,8 @@ def downgrade(
     from solti_store import migrate  # noqa: PLC0415
     from solti_store.url import resolve_url  # noqa: PLC0415
 
-    migrate.downgrade(resolve_url(session_of(context).url), revision)
+    session = session_of(context)
+    migrate.downgrade(resolve_url(session.url), revision, schema=session.schema)
     _print_revision(context)
 
 

@@ -12,6 +12,7 @@ from solti_store.errors import SchemaMismatch, SoltiStoreError, StoreUnavailable
 from solti_store.faults import sqlstate
 from solti_store.rules.reports import VERSION
 from solti_store.sql import reports, selectors
+from solti_store.sql.naming import translations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -90,8 +91,8 @@ def freshness(connection: Connection, timeout: timedelta) -> Freshness:
         StoreUnavailable: It took too long.
     """
     with _bounded(connection, timeout):
-        found = connection.scalar(reports.SELECT_VERSION)
-        row = connection.execute(reports.SELECT_FRESHNESS).one()
+        found = reports.SELECT_VERSION.one(connection, {}).version
+        row = reports.SELECT_FRESHNESS.one(connection, {})
     if found != VERSION:
         raise SchemaMismatch(
             f"the database has version {found} of the reports, this code needs {VERSION}; run `solti-store db upgrade`,"
@@ -129,7 +130,7 @@ def read(
     parameters = {"since": since, "limit": None if limit is None else limit + 1, **selectors.parameters(requirements)}
     given = {name: value for name, value in parameters.items() if value is not None}
     with _bounded(connection, timeout):
-        result = connection.execute(statement, given)
+        result = connection.execute(statement, given, execution_options=translations(connection))
         described: Any = result.cursor
         types = tuple(column.type_display for column in described.description)
         columns, rows = tuple(result.keys()), [tuple(row) for row in result]
@@ -147,7 +148,7 @@ def roll_up(connection: Connection) -> int:
     Returns:
         How many days were added.
     """
-    days: int = connection.execute(reports.ROLL_UP).scalar_one()
+    days: int = reports.ROLL_UP.one(connection, {}).days
     return days
 
 

@@ -15,10 +15,10 @@ __all__ = ["check", "revision"]
 
 def revision(conn: Connection) -> str | None:
     """The revision of the database's schema; None when it has none."""
-    if not conn.scalar(HAS_REVISION):
+    if not HAS_REVISION.one(conn, {}).is_there:
         return None
-    found: str | None = conn.scalar(SELECT_REVISION)
-    return found
+    row = SELECT_REVISION.one_or_none(conn, {})
+    return None if row is None else row.version_num
 
 
 def check(conn: Connection) -> None:

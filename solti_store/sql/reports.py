@@ -26,6 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from solti_store.sql import selectors
+from solti_store.sql.driver import Prepared
+from solti_store.sql.naming import REPORT_SCHEMA
 from solti_store.sql.types import Instant
 
 if TYPE_CHECKING:
@@ -47,8 +49,6 @@ __all__ = [
     "role",
 ]
 
-REPORT_SCHEMA = "solti_report"
-
 _here = literal_column("true", Boolean)
 
 #: For the rest of the transaction. Without compiled plans: to compile one takes longer than most reports do. And with
@@ -58,10 +58,12 @@ BOUND = select(
     func.set_config("jit", "off", _here, type_=Text()),
     func.set_config("enable_seqscan", "on", _here, type_=Text()),
 )
-SELECT_VERSION = select(column("version", Integer)).select_from(table("version", schema=REPORT_SCHEMA))
-SELECT_FRESHNESS = select(
-    column("is_replica", Boolean), column("as_of", Instant), column("behind_seconds", Double)
-).select_from(table("freshness", schema=REPORT_SCHEMA))
+SELECT_VERSION = Prepared(select(column("version", Integer)).select_from(table("version", schema=REPORT_SCHEMA)))
+SELECT_FRESHNESS = Prepared(
+    select(column("is_replica", Boolean), column("as_of", Instant), column("behind_seconds", Double)).select_from(
+        table("freshness", schema=REPORT_SCHEMA)
+    )
+)
 
 
 def of(report: Report, *, since: bool, labels: selectors.Shape, limited: bool) -> Select[Any]:
@@ -93,18 +95,18 @@ def _not_before(time: str) -> ColumnElement[bool]:
 
 #: Keeps what attempts came to on days that are over and not kept yet; how many rows. Over for an hour: a run bears the
 #: time of its statement, and a caller's transaction may commit it later.
-ROLL_UP = text(
-    """
+ROLL_UP = Prepared(
+    text("""
     WITH kept AS (
         INSERT INTO solti.outcome_days
         SELECT * FROM solti_report.outcomes
-        WHERE day < ((now() - interval '1 hour') AT TIME ZONE 'UTC')::date
+        WHERE day < CAST((now() - interval '1 hour') AT TIME ZONE 'UTC' AS date)
         AND day > COALESCE((SELECT max(day) FROM solti.outcome_days), '-infinity')
         ON CONFLICT DO NOTHING
         RETURNING day
     )
-    SELECT count(DISTINCT day) FROM kept
-    """
+    SELECT count(DISTINCT day) AS days FROM kept
+    """)
 )
 
 # --- who may read -------------------------------------------------------------------------------
