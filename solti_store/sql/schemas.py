@@ -42,10 +42,10 @@ def create(schema: str) -> str:
 COPY_COMMENT = "A copy: the revision is moved by the Alembic of the application around."
 
 #: What the store looks at, where the revision itself is in the version table of a host application.
+_TABLE = "solti.alembic_version"
 CREATE_COPY = (
-    "CREATE TABLE IF NOT EXISTS solti.alembic_version"
-    " (version_num varchar(32) NOT NULL CONSTRAINT alembic_version_pkc PRIMARY KEY)",
-    f"COMMENT ON TABLE solti.alembic_version IS {literal(COPY_COMMENT)}",
+    f"CREATE TABLE IF NOT EXISTS {_TABLE} (version_num varchar(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)",
+    f"COMMENT ON TABLE {_TABLE} IS {literal(COPY_COMMENT)}",
 )
 
 #: Whether `regclass` is such a copy.
