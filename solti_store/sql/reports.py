@@ -13,6 +13,8 @@ from sqlalchemy import (
     Date,
     Double,
     Integer,
+    MetaData,
+    Table,
     Text,
     bindparam,
     cast,
@@ -75,7 +77,9 @@ def of(report: Report, *, since: bool, labels: selectors.Shape, limited: bool) -
         labels: The shape of the selector that the labels must match; see `selectors.parameters`.
         limited: Whether to stop after `limit` rows.
     """
-    statement: Any = select(literal_column("*")).select_from(table(report.view, schema=REPORT_SCHEMA))
+    # A Table: SQLAlchemy does not translate the schema of a lighter `table`.
+    view = Table(report.view, MetaData(), schema=REPORT_SCHEMA)
+    statement: Any = select(literal_column("*")).select_from(view)
     if since and report.time is not None:
         statement = statement.where(_not_before(report.time))
     if labels:
