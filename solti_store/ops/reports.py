@@ -1,4 +1,4 @@
-"""Read a report, keep what retention would take from one, and make a role that can read and do nothing else."""
+"""Read a report, and keep what retention would take from one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from solti_store.errors import SchemaMismatch, SoltiStoreError, StoreUnavailable
+from solti_store.errors import SchemaMismatch, StoreUnavailable
 from solti_store.faults import sqlstate
 from solti_store.rules.reports import VERSION
 from solti_store.sql import reports, selectors
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from solti_store.model import LabelRequirement
     from solti_store.rules.reports import Report
 
-__all__ = ["Freshness", "Rows", "freshness", "grant", "read", "roll_up"]
+__all__ = ["Freshness", "Rows", "freshness", "read", "roll_up"]
 
 _CANCELED = "57014"
 
@@ -150,27 +150,3 @@ def roll_up(connection: Connection) -> int:
     """
     days: int = reports.ROLL_UP.one(connection, {}).days
     return days
-
-
-def grant(connection: Connection, name: str, timeout: timedelta) -> bool:
-    """Make a role that reads reports and nothing else, or make an existing one able to.
-
-    Args:
-        connection: In a transaction; who may create roles, or is a superuser, has opened it.
-        name: The role's name.
-        timeout: How long a statement of the role may take, unless it asks for more.
-
-    Returns:
-        Whether the role is new.
-
-    Raises:
-        SoltiStoreError: The role may do more.
-    """
-    found = connection.execute(reports.SELECT_ROLE, {"name": name}).one()
-    milliseconds = int(timeout.total_seconds() * 1000)
-    for statement in reports.role(name, found.database, milliseconds, is_there=found.is_there):
-        connection.execute(statement)
-    excess = connection.scalars(reports.SELECT_EXCESS, {"name": name}).all()
-    if excess:
-        raise SoltiStoreError(f"the role '{name}' is not for reports alone: it {', '.join(sorted(excess))}")
-    return not found.is_there

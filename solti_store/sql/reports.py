@@ -1,4 +1,4 @@
-"""Statements that read reports, and those that let a role read nothing else.
+"""Statements that read reports.
 
 The views are made by the migrations, which also say what each column means.
 """
@@ -33,9 +33,7 @@ from solti_store.sql.naming import REPORT_SCHEMA
 from solti_store.sql.types import Instant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sqlalchemy import ColumnElement, Select, TextClause
+    from sqlalchemy import ColumnElement, Select
 
     from solti_store.rules.reports import Report
 
@@ -43,12 +41,9 @@ __all__ = [
     "BOUND",
     "REPORT_SCHEMA",
     "ROLL_UP",
-    "SELECT_EXCESS",
     "SELECT_FRESHNESS",
-    "SELECT_ROLE",
     "SELECT_VERSION",
     "of",
-    "role",
 ]
 
 _here = literal_column("true", Boolean)
@@ -112,62 +107,3 @@ ROLL_UP = Prepared(
     SELECT count(DISTINCT day) AS days FROM kept
     """)
 )
-
-# --- who may read -------------------------------------------------------------------------------
-
-#: Whether there is a role `name`, and the database's name.
-SELECT_ROLE = text("SELECT to_regrole(quote_ident(:name)) IS NOT NULL AS is_there, current_database() AS database")
-
-#: What the role `name` may do beyond reading views, a row each.
-SELECT_EXCESS = text(
-    """
-    SELECT attribute FROM pg_roles, LATERAL (VALUES
-        ('is a superuser', rolsuper), ('may create roles', rolcreaterole), ('may create databases', rolcreatedb),
-        ('may replicate', rolreplication)) AS of_role (attribute, has)
-    WHERE rolname = :name AND has
-    UNION ALL
-    SELECT 'is a member of ' || roleid::regrole FROM pg_auth_members WHERE member = to_regrole(quote_ident(:name))
-    UNION ALL
-    SELECT 'may use the schema solti' WHERE has_schema_privilege(:name, 'solti', 'USAGE')
-    UNION ALL
-    SELECT 'may create in the schema solti_report' WHERE has_schema_privilege(:name, 'solti_report', 'CREATE')
-    """
-)
-
-
-def role(name: str, database: str, timeout_ms: int, *, is_there: bool) -> Iterator[TextClause]:
-    """The statements that make a role one that reads reports, and make it if it is not there.
-
-    Args:
-        name: The role's name.
-        database: The database's name.
-        timeout_ms: How long a statement of the role may take, unless it asks for more.
-        is_there: Whether there is such a role.
-    """
-    name, database = _quoted(name), _quoted(database)
-    statements = [
-        *([] if is_there else [f"CREATE ROLE {name} LOGIN"]),
-        f"GRANT USAGE ON SCHEMA {REPORT_SCHEMA} TO {name}",
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA {REPORT_SCHEMA} TO {name}",
-        # So that views that a later migration makes anew can be read as well.
-        f"ALTER DEFAULT PRIVILEGES IN SCHEMA {REPORT_SCHEMA} GRANT SELECT ON TABLES TO {name}",
-        # In this database alone: what else the role is for is not ours to bound.
-        *(
-            f"ALTER ROLE {name} IN DATABASE {database} SET {setting}"
-            for setting in (
-                f"statement_timeout = {timeout_ms}",
-                # A session that idles in a transaction keeps vacuum from cleaning up behind the workers.
-                f"idle_in_transaction_session_timeout = {timeout_ms}",
-                "default_transaction_read_only = on",
-                f"search_path = {REPORT_SCHEMA}",
-                "jit = off",
-            )
-        ),
-    ]
-    # A colon would begin a parameter of SQLAlchemy's.
-    return (text(statement.replace(":", r"\:")) for statement in statements)
-
-
-def _quoted(name: str) -> str:
-    # Not by the dialect, which doubles a percent sign, as the text of a statement does again.
-    return '"' + name.replace('"', '""') + '"'
