@@ -227,14 +227,16 @@ def theirs(schema: str | None = None) -> Callable[[str | None, str, Any], bool]:
 
 
 def _copy_revision(*, ctx: MigrationContext, step: MigrationInfo, **_more: Any) -> None:  # noqa: ANN401 - Alembic's
-    before, after = (
+    # Not by the revisions before and after the step: of one that only depends on ours, these may be named too.
+    moved, below = (
         [revision for revision in revisions if revision.startswith(_OUR_REVISIONS)]
-        for revisions in (step.source_revision_ids, step.destination_revision_ids)
+        for revisions in (step.up_revision_ids, step.down_revision_ids)
     )
-    if before == after:
+    if not moved:
         return
+    now = moved if step.is_upgrade else below
     schema = ctx.opts["solti_schema"]
-    for statement in (*schemas.CREATE_COPY, *schemas.set_copy(after[0] if after else None)):
+    for statement in (*schemas.CREATE_COPY, *schemas.set_copy(now[0] if now else None)):
         ctx.execute(schemas.as_it_stands(renamed(statement, schema)))
 
 

@@ -12,7 +12,7 @@ from solti_store.migrate import create_schemas, execute
 
 revision = "solti_0001"
 down_revision = None
-branch_labels = None
+branch_labels = ("solti",)  # for applications that have these migrations among theirs
 depends_on = None
 
 TABLES = (
