@@ -11,12 +11,14 @@ import psycopg
 import pytest
 from cli_run import data_of, run_cli
 from psycopg import sql
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url
+from sqlalchemy.exc import DBAPIError
 from support import ODD_SCHEMA, connect, queued, spec
 
-from solti_store import Outcome, RestartPolicy, Retention, TaskQuery, TaskStore
+from solti_store import Outcome, RestartPolicy, Retention, TaskQuery, TaskStore, migrate
 from solti_store.migrate import downgrade, upgrade
 from solti_store.model import Selector, TaskChange
+from solti_store.ops.roles import Roles, ensure
 from solti_store.rules.reports import REPORTS
 from solti_store.sql.naming import SCHEMA, quoted, renamed, report_schema
 from solti_store.sql.tables import metadata
@@ -180,6 +182,23 @@ def test_an_owner_takes_over_what_another_role_has_made(empty_database_url: str,
     upgrade(owner, schema=schema)
     with TaskStore.open(as_role(empty_database_url, f"{prefix}_worker"), schema=schema) as store:
         assert store.get("kept").id == "kept"
+
+
+def test_a_table_that_is_held_is_not_waited_for_long(
+    empty_database_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(empty_database_url)
+    before = owners(empty_database_url, SCHEMA)
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "100ms")
+    engine = create_engine(empty_database_url)
+    with connect(empty_database_url) as holder, engine.connect() as connection, holder.transaction():
+        holder.execute("LOCK TABLE solti.tasks IN ROW EXCLUSIVE MODE")
+        with pytest.raises(DBAPIError, match="lock timeout"), migrate.holding_lock(connection):
+            ensure(connection, Roles.prefixed(prefix), timedelta(seconds=30))
+        with connect(empty_database_url) as other:
+            other.execute("LOCK TABLE solti.task_runs IN ACCESS EXCLUSIVE MODE NOWAIT")
+    assert owners(empty_database_url, SCHEMA) == before
+    engine.dispose()
 
 
 def granted(url: str) -> set[Any]:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from alembic import command
 from cli_run import data_of, run_cli
 from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.exc import DBAPIError
@@ -28,12 +29,13 @@ from solti_store import (
     TransactionAborted,
 )
 from solti_store import sql as room
-from solti_store.migrate import downgrade, lock_key, upgrade
+from solti_store.migrate import config, downgrade, lock_key, upgrade
 from solti_store.ops import reports
 from solti_store.rules.reports import REPORTS
 from solti_store.schema_name import resolve_schema
 from solti_store.sql.driver import Prepared
-from solti_store.sql.naming import SCHEMA, engine_in, renamed, report_schema
+from solti_store.sql.naming import SCHEMA, engine_in, quoted, renamed, report_schema
+from solti_store.sql.schemas import as_it_stands
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,6 +234,20 @@ def test_dropping_one_leaves_the_other(engine: Engine) -> None:
     downgrade(engine, "base")
     assert odd.get("a").id == "a"
     assert inspect(engine).get_table_names(schema=SCHEMA) == ["alembic_version"]
+
+
+def test_a_schema_is_renamed_by_postgresqls_own_means(engine: Engine) -> None:
+    TaskStore(engine, schema=ODD_SCHEMA).create("a", spec())
+    with engine.begin() as connection:
+        for before, after in ((ODD_SCHEMA, "jobs"), (report_schema(ODD_SCHEMA), "jobs_report")):
+            connection.execute(as_it_stands(f"ALTER SCHEMA {quoted(before)} RENAME TO {quoted(after)}"))
+    assert TaskStore(engine, schema="jobs").get("a").id == "a"
+    downgrade(engine, "-1", schema="jobs")
+    upgrade(engine, schema="jobs")
+    with engine_in(engine, "jobs").connect() as connection:
+        assert len(reports.read(connection, REPORTS["tasks"], timeout=timedelta(minutes=1)).rows) == 1
+        connection.rollback()
+        command.check(config(connection, schema="jobs"))
 
 
 def test_schemas_have_migration_locks_of_their_own(empty_database_url: str) -> None:
