@@ -195,7 +195,7 @@ def test_a_table_that_is_held_is_not_waited_for_long(
         holder.execute("LOCK TABLE solti.tasks IN ROW EXCLUSIVE MODE")
         with pytest.raises(DBAPIError, match="lock timeout"), migrate.holding_lock(connection):
             ensure(connection, Roles.prefixed(prefix), timedelta(seconds=30))
-        with connect(empty_database_url) as other:
+        with connect(empty_database_url) as other, other.transaction():
             other.execute("LOCK TABLE solti.task_runs IN ACCESS EXCLUSIVE MODE NOWAIT")
     assert owners(empty_database_url, SCHEMA) == before
     engine.dispose()
