@@ -108,7 +108,7 @@ def build(field: Arena, tasks: int) -> None:
         field.single.execute(statement.encode(), sizes)
     for table in ("tasks", "task_status", "task_runs", "task_events", "agents"):
         field.single.execute(sql.SQL("VACUUM (ANALYZE) solti.{}").format(sql.Identifier(table)))
-    field.single.execute(str(ROLL_UP))
+    field.single.execute(ROLL_UP.text)
 
 
 @dataclass(frozen=True, slots=True)

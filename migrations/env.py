@@ -8,25 +8,31 @@ from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
-from solti_store.migrate import CREATE_SCHEMA, ensure_schema, migrating
-from solti_store.sql.tables import SCHEMA, metadata
+from solti_store.migrate import migrating
+from solti_store.schema_name import resolve_schema
+from solti_store.sql import schemas
+from solti_store.sql.tables import metadata_in
 from solti_store.sql.types import Xid8
 from solti_store.url import resolve_url
+
+given = context.get_x_argument(as_dictionary=True)
+schema = resolve_schema(context.config.attributes.get("schema") or given.get("schema"))
 
 
 def ours(name: str | None, kind: str, parent_names: object) -> bool:
     """Whether autogenerate looks at this object: only our schema is our business."""
     del parent_names
-    return name == SCHEMA if kind == "schema" else True
+    return name == schema if kind == "schema" else True
 
 
 # For the drift check, which reads the tables back.
 ischema_names["xid8"] = Xid8
 
 SETTINGS: dict[str, Any] = {
-    "target_metadata": metadata,
+    "solti_schema": schema,
+    "target_metadata": metadata_in(schema),
     "version_table": "alembic_version",
-    "version_table_schema": SCHEMA,
+    "version_table_schema": schema,
     "include_schemas": True,
     "include_name": ours,
     "transaction_per_migration": True,
@@ -37,8 +43,10 @@ SETTINGS: dict[str, Any] = {
 
 def migrate(connection: Connection) -> None:
     """Run the migrations on `connection`, holding the migration lock."""
-    with migrating(connection):
-        ensure_schema(connection)
+    with migrating(connection, schema=schema):
+        # Before the version table, which comes before the first migration.
+        connection.execute(schemas.as_it_stands(schemas.create(schema)))
+        connection.commit()
         context.configure(connection=connection, **SETTINGS)
         with context.begin_transaction():
             context.run_migrations()
@@ -46,9 +54,10 @@ def migrate(connection: Connection) -> None:
 
 def run_offline() -> None:
     """Print the SQL instead of running it (`--sql`)."""
-    context.configure(dialect_name="postgresql", literal_binds=True, **SETTINGS)
+    # No driver reads it: a percent sign stays one.
+    context.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, literal_binds=True, **SETTINGS)
     with context.begin_transaction():
-        context.execute(CREATE_SCHEMA)
+        context.execute(schemas.as_it_stands(schemas.create(schema)))
         context.run_migrations()
 
 
@@ -58,7 +67,7 @@ def run_online() -> None:
     if connection is not None:
         migrate(connection)
         return
-    engine = create_engine(resolve_url(context.get_x_argument(as_dictionary=True).get("url")), poolclass=NullPool)
+    engine = create_engine(resolve_url(given.get("url")), poolclass=NullPool)
     with engine.connect() as connection:
         migrate(connection)
 

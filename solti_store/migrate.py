@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
+from alembic import command, op
 from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Engine, NullPool, create_engine, text
@@ -21,22 +22,35 @@ from sqlalchemy.exc import DBAPIError
 
 from solti_store.errors import SchemaMismatch, StoreUnavailable
 from solti_store.faults import translate
-from solti_store.sql.tables import SCHEMA
+from solti_store.schema_name import resolve_schema
+from solti_store.sql import schemas
+from solti_store.sql.naming import SCHEMA, quoted, renamed, report_schema
 from solti_store.url import resolve_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from alembic.runtime.migration import MigrationContext, MigrationInfo
     from sqlalchemy import URL, Connection
 
-__all__ = ["CREATE_SCHEMA", "downgrade", "ensure_schema", "migrating", "script_location", "upgrade"]
+__all__ = [
+    "branch",
+    "create_schemas",
+    "downgrade",
+    "execute",
+    "holding_lock",
+    "migrating",
+    "script_location",
+    "theirs",
+    "upgrade",
+]
 
 logger = logging.getLogger(__name__)
 
-CREATE_SCHEMA = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
-LOCK_KEY = 0x736F_6C74_6901  # "solti", then 1; any constant no other program uses
+_LOCK_KEY = 0x736F_6C74_6901  # "solti", then 1; any constant no other program uses
 LOCK_WAIT_S = 300.0
 LOCK_TIMEOUT = "10s"
+_OUR_REVISIONS = "solti_"
 
 # Alembic keeps the migration under way in module globals: two threads would run theirs in each other's database.
 _one_thread = threading.Lock()
@@ -54,18 +68,26 @@ def script_location() -> Path:
     return package / "migrations"
 
 
-def config(connection: Connection | None = None) -> Config:
+def config(connection: Connection | None = None, *, schema: str | None = None) -> Config:
     """Alembic's configuration, as `alembic.ini` has it."""
     result = Config()
     result.set_main_option("script_location", str(script_location()).replace("%", "%%"))
     result.set_main_option("path_separator", "os")
     if connection is not None:
         result.attributes["connection"] = connection
+    result.attributes["schema"] = schema
     return result
 
 
+def lock_key(schema: str) -> int:
+    """The advisory lock of whoever migrates a schema."""
+    if schema == SCHEMA:
+        return _LOCK_KEY
+    return int.from_bytes(hashlib.sha256(f"solti-store {schema}".encode()).digest()[:8], "big", signed=True)
+
+
 @contextmanager
-def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[None]:
+def holding_lock(connection: Connection, *, schema: str | None = None, wait: float = LOCK_WAIT_S) -> Iterator[None]:
     """Make this session a migrator's: it holds the right to migrate, alone, and waits for no lock too long.
 
     A session lock, polled: a blocking one would deadlock with CREATE INDEX CONCURRENTLY, which waits for
@@ -74,14 +96,16 @@ def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[
 
     Args:
         connection: A direct connection (not through a transaction-mode pooler), outside a transaction.
+        schema: The schema that is migrated; None means SOLTI_STORE_SCHEMA, or else `solti`.
         wait: Seconds to keep trying.
 
     Raises:
         StoreUnavailable: Somebody else held the lock all that time.
     """
+    key = {"key": lock_key(resolve_schema(schema))}
     deadline = time.monotonic() + wait
     waiting = False
-    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY}):
+    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), key):
         connection.rollback()
         if time.monotonic() > deadline:
             raise StoreUnavailable(f"another process has been migrating this database for {wait:g} s")
@@ -90,6 +114,37 @@ def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[
             waiting = True
         time.sleep(random.uniform(0.05, 0.25))  # noqa: S311 - jitter
     connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    # Committed, because a transaction left open here would swallow the migrations at its rollback.
+    connection.commit()
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.execute(text("RESET lock_timeout"))
+        connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
+        connection.commit()
+
+
+@contextmanager
+def migrating(connection: Connection, *, schema: str, wait: float = LOCK_WAIT_S) -> Iterator[None]:
+    """The same, for migrations of ours alone: whatever the session's search path is.
+
+    Raises:
+        SchemaMismatch: A host application migrates this schema.
+        StoreUnavailable: As for `holding_lock`.
+    """
+    with holding_lock(connection, schema=schema, wait=wait), _plain_search_path(connection):
+        regclass = f"{quoted(schema)}.alembic_version"
+        if connection.scalar(schemas.HAS_COPY, {"regclass": regclass}):
+            raise SchemaMismatch(
+                f"the schema '{schema}' is migrated by the application around it: run its `alembic upgrade heads`"
+            )
+        connection.commit()
+        yield
+
+
+@contextmanager
+def _plain_search_path(connection: Connection) -> Iterator[None]:
     # Without our schema: for a role that bears its name it is the default one, and Alembic, which leaves the name of
     # the default schema out, would then take our tables for somebody else's.
     connection.execute(text("SET search_path = public"))
@@ -103,37 +158,115 @@ def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[
         connection.rollback()
         dialect.default_schema_name = default_schema
         connection.execute(text("RESET search_path"))
-        connection.execute(text("RESET lock_timeout"))
-        connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK_KEY})
         connection.commit()
 
 
-def ensure_schema(connection: Connection) -> None:
-    """Create our schema if it is not there, and commit.
+# --- for the scripts ----------------------------------------------------------------------------
 
-    Looked up first: CREATE SCHEMA IF NOT EXISTS asks for a right on the database even when there is
-    nothing to create, and the owner of the schema alone may not have it.
+
+def execute(statement: str) -> None:
+    """Run a statement of a migration, in the schema that is migrated.
+
+    Args:
+        statement: SQL as for psql, no parameters. `solti.` and `solti_report.` in it, and the same names after the word
+            SCHEMA, stand for the schemas, whatever these are named.
     """
-    if connection.scalar(text("SELECT to_regnamespace(:name) IS NULL"), {"name": SCHEMA}):
-        connection.execute(text(CREATE_SCHEMA))
-    connection.commit()
+    op.execute(schemas.as_it_stands(renamed(statement, _schema_here())))
 
 
-def upgrade(database: Engine | URL | str, revision: str = "head") -> None:
+def create_schemas() -> None:
+    """Create the schemas that are migrated, if they are not there."""
+    op.execute(schemas.as_it_stands(schemas.create(_schema_here())))
+
+
+def _schema_here() -> str:
+    # Of our own environment or of a host's `branch`; without either it is found as everywhere.
+    return resolve_schema(op.get_context().opts.get("solti_schema"))
+
+
+# --- for a host application's own Alembic -------------------------------------------------------
+
+
+def branch(schema: str | None = None) -> dict[str, Any]:
+    """Options for `context.configure` in a host application's `env.py`, so that our migrations can be a branch there.
+
+    The store itself reads the revision of its schema in `alembic_version` of that schema. With these options the copy
+    there follows the application's own version table.
+
+    Args:
+        schema: The schema; None means SOLTI_STORE_SCHEMA, or else `solti`.
+
+    Raises:
+        Invalid: It cannot be one.
+    """
+    name = resolve_schema(schema)
+    return {
+        "solti_schema": name,
+        "include_name": theirs(name),
+        "on_version_apply": _copy_revision,
+        "transaction_per_migration": True,
+    }
+
+
+def theirs(schema: str | None = None) -> Callable[[str | None, str, Any], bool]:
+    """What a host application gives `context.configure` as `include_name`: autogenerate then overlooks our schemas.
+
+    Args:
+        schema: The schema; None means SOLTI_STORE_SCHEMA, or else `solti`.
+
+    Raises:
+        Invalid: It cannot be one.
+    """
+    name = resolve_schema(schema)
+    ours = {name, report_schema(name)}
+
+    def include_name(found: str | None, kind: str, _parents: Any) -> bool:  # noqa: ANN401 - Alembic's signature
+        return not (kind == "schema" and found in ours)
+
+    return include_name
+
+
+def _copy_revision(*, ctx: MigrationContext, step: MigrationInfo, **_more: Any) -> None:  # noqa: ANN401 - Alembic's
+    # Not by the revisions before and after the step: of one that only depends on ours, these may be named too.
+    moved, below = (
+        [revision for revision in revisions if revision.startswith(_OUR_REVISIONS)]
+        for revisions in (step.up_revision_ids, step.down_revision_ids)
+    )
+    if not moved:
+        return
+    now = moved if step.is_upgrade else below
+    schema = ctx.opts["solti_schema"]
+    for statement in (*schemas.CREATE_COPY, *schemas.set_copy(now[0] if now else None)):
+        ctx.execute(schemas.as_it_stands(renamed(statement, schema)))
+
+
+# --- by whatever door ---------------------------------------------------------------------------
+
+
+def upgrade(database: Engine | URL | str, revision: str = "head", *, schema: str | None = None) -> None:
     """Bring the schema to `revision`; any number of processes may call this at once.
 
     Args:
         database: An engine, or the URL of a direct connection.
         revision: A revision id, `head`, or a step like `+1`.
+        schema: The schema; None means SOLTI_STORE_SCHEMA, or else `solti`.
+
+    Raises:
+        Invalid: `schema` cannot be one.
+        SchemaMismatch: The revision, or the one that the schema is at, is not among ours; or a host application
+            migrates the schema.
+        StoreUnavailable: The database cannot be reached, or a lock cannot be had.
     """
+    name = resolve_schema(schema)
     with _one_thread, _clear_errors(), _connect(database) as connection:
-        command.upgrade(config(connection), revision)
+        command.upgrade(config(connection, schema=name), revision)
 
 
-def downgrade(database: Engine | URL | str, revision: str) -> None:
-    """Take the schema back to `revision` (`base` removes every table)."""
+def downgrade(database: Engine | URL | str, revision: str, *, schema: str | None = None) -> None:
+    """Take the schema back to `revision` (`base` removes every table); otherwise as `upgrade`."""
+    name = resolve_schema(schema)
     with _one_thread, _clear_errors(), _connect(database) as connection:
-        command.downgrade(config(connection), revision)
+        command.downgrade(config(connection, schema=name), revision)
 
 
 @contextmanager

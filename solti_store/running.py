@@ -18,6 +18,7 @@ from solti_store.errors import Invalid, StoreUnavailable, TransactionAborted
 from solti_store.faults import Fault, classify, translate
 from solti_store.retry import Attempts
 from solti_store.sql.driver import is_autocommit
+from solti_store.sql.naming import in_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,8 +166,9 @@ class AsyncPooled:
 class Bound:
     """Each op inside the caller's transaction: nothing is committed, and nothing tried again."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, schema: str) -> None:
         self._connection = connection
+        self._schema = schema
 
     def __call__(  # noqa: D102
         self,
@@ -177,15 +179,16 @@ class Bound:
         **kwargs: P.kwargs,
     ) -> T:
         del mode
-        with _in_transaction(self._connection):
+        with _in_transaction(self._connection), in_schema(self._connection, self._schema):
             return op(self._connection, *args, **kwargs)
 
 
 class AsyncBound:
     """The async twin of `Bound`."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, schema: str) -> None:
         self._connection = connection
+        self._schema = schema
 
     async def __call__(  # noqa: D102
         self,
@@ -196,7 +199,8 @@ class AsyncBound:
         **kwargs: P.kwargs,
     ) -> T:
         del mode
-        with _in_transaction(_sync(self._connection)):
+        sync = _sync(self._connection)
+        with _in_transaction(sync), in_schema(sync, self._schema):
             return await self._connection.run_sync(op, *args, **kwargs)
 
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Self
 from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, Bookmark, TaskQuery
-from solti_store.ops import agents, arguments, claims, closing, feed, label_index, listing, rows, schema, tasks
+from solti_store.ops import agents, arguments, claims, closing, feed, label_index, listing, rows, tasks
 from solti_store.ops import retention as retaining
+from solti_store.ops import schema as fitness
 from solti_store.ops import why as explaining
 from solti_store.ops.closing import Finishing
 from solti_store.retry import Effect, RetryPolicy
@@ -30,6 +31,8 @@ from solti_store.rules.retention import Retention
 from solti_store.rules.slots import MAX_SLOT_QUEUE
 from solti_store.rules.watching import DEFAULT_POLL
 from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Mode, Pooled, Runner
+from solti_store.schema_name import resolve_schema
+from solti_store.sql.naming import engine_in
 from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
 
@@ -68,11 +71,11 @@ BATCH_FENCED = Mode(Effect.FENCED, single=False)
 BATCH_ONCE = Mode(Effect.ONCE, single=False)
 
 
-def _migrate(url: URL) -> None:
+def _migrate(url: URL, schema: str) -> None:
     # Imported here: Alembic costs 0.3 s of imports, and only a new or an outdated embedded server needs it.
     from solti_store.migrate import upgrade  # noqa: PLC0415
 
-    upgrade(url)
+    upgrade(url, schema=schema)
 
 
 class TaskStore:
@@ -80,17 +83,24 @@ class TaskStore:
 
     Args:
         engine: An engine of the caller's, who also disposes of it; `open` makes one itself.
+        schema: The schema of the tables (`solti_store.schema_name`); None means SOLTI_STORE_SCHEMA, or else `solti`.
         retry: How patient the store is with a database that fails.
         max_slot_queue: How many tasks may wait for one slot, counted at each creation that would wait.
 
     Raises:
-        Invalid: `max_slot_queue` is negative.
+        Invalid: `schema` cannot be one, or `max_slot_queue` is negative.
     """
 
     def __init__(
-        self, engine: Engine, *, retry: RetryPolicy = RetryPolicy(), max_slot_queue: int = MAX_SLOT_QUEUE
+        self,
+        engine: Engine,
+        *,
+        schema: str | None = None,
+        retry: RetryPolicy = RetryPolicy(),
+        max_slot_queue: int = MAX_SLOT_QUEUE,
     ) -> None:
-        self._run: Runner = Pooled(engine, retry)
+        self._schema = resolve_schema(schema)
+        self._run: Runner = Pooled(engine_in(engine, self._schema), retry)
         self._owned: Engine | None = None
         self._max_slot_queue = arguments.max_slot_queue(max_slot_queue)
 
@@ -99,6 +109,7 @@ class TaskStore:
         cls,
         url: str | URL | None = None,
         *,
+        schema: str | None = None,
         retry: RetryPolicy = RetryPolicy(),
         max_slot_queue: int = MAX_SLOT_QUEUE,
         **engine_options: Any,  # noqa: ANN401 - whatever SQLAlchemy takes
@@ -108,21 +119,26 @@ class TaskStore:
         Args:
             url: `postgresql://…`; None means SOLTI_STORE_URL, and without that the user's private embedded
                 server, which is started and migrated as needed. A server of your own is migrated only when told.
+            schema: The schema of the tables: any name of up to 56 bytes. None means SOLTI_STORE_SCHEMA, and without
+                that `solti`. Stores of several schemas may share a database, an engine and a transaction.
             retry: How patient the store is with a database that fails.
             max_slot_queue: How many tasks may wait for one slot, counted at each creation that would wait.
             **engine_options: Passed to `sqlalchemy.create_engine`.
 
         Raises:
+            Invalid: `schema` cannot be one.
             SchemaMismatch: The schema is not this version's; the message names the command.
             EmbeddedError: The embedded server cannot be started.
         """
+        # Checked before an engine is made, or a server started.
+        schema = resolve_schema(schema)
         engine = engines.open_engine(url, **engine_options)
-        store = cls(engine, retry=retry, max_slot_queue=max_slot_queue)
+        store = cls(engine, schema=schema, retry=retry, max_slot_queue=max_slot_queue)
         store._owned = engine
         try:
-            if is_embedded(url) and store._run(schema.revision, READ) != HEAD:
-                _migrate(engine.url)
-            store._run(schema.check, READ)
+            if is_embedded(url) and store._run(fitness.revision, READ) != HEAD:
+                _migrate(engine.url, schema)
+            store._run(fitness.check, READ)
         except BaseException:
             store.close()
             raise
@@ -138,7 +154,8 @@ class TaskStore:
             connection: From any engine, or `session.connection()` of an ORM session; not in AUTOCOMMIT mode.
         """
         bound = object.__new__(type(self))
-        bound._run = Bound(connection)
+        bound._schema = self._schema
+        bound._run = Bound(connection, self._schema)
         bound._owned = None
         bound._max_slot_queue = self._max_slot_queue
         return bound
@@ -550,17 +567,24 @@ class AsyncTaskStore:
 
     Args:
         engine: An engine of the caller's, who also disposes of it; `open` makes one itself.
+        schema: The schema of the tables (`solti_store.schema_name`); None means SOLTI_STORE_SCHEMA, or else `solti`.
         retry: How patient the store is with a database that fails.
         max_slot_queue: How many tasks may wait for one slot, counted at each creation that would wait.
 
     Raises:
-        Invalid: `max_slot_queue` is negative.
+        Invalid: `schema` cannot be one, or `max_slot_queue` is negative.
     """
 
     def __init__(
-        self, engine: AsyncEngine, *, retry: RetryPolicy = RetryPolicy(), max_slot_queue: int = MAX_SLOT_QUEUE
+        self,
+        engine: AsyncEngine,
+        *,
+        schema: str | None = None,
+        retry: RetryPolicy = RetryPolicy(),
+        max_slot_queue: int = MAX_SLOT_QUEUE,
     ) -> None:
-        self._run: AsyncRunner = AsyncPooled(engine, retry)
+        self._schema = resolve_schema(schema)
+        self._run: AsyncRunner = AsyncPooled(engine_in(engine, self._schema), retry)
         self._owned: AsyncEngine | None = None
         self._max_slot_queue = arguments.max_slot_queue(max_slot_queue)
 
@@ -569,19 +593,21 @@ class AsyncTaskStore:
         cls,
         url: str | URL | None = None,
         *,
+        schema: str | None = None,
         retry: RetryPolicy = RetryPolicy(),
         max_slot_queue: int = MAX_SLOT_QUEUE,
         **engine_options: Any,  # noqa: ANN401 - whatever SQLAlchemy takes
     ) -> Self:
         """As `TaskStore.open`."""
+        schema = resolve_schema(schema)
         # In a thread: to start the embedded server takes a second.
         engine = await asyncio.to_thread(engines.open_async_engine, url, **engine_options)
-        store = cls(engine, retry=retry, max_slot_queue=max_slot_queue)
+        store = cls(engine, schema=schema, retry=retry, max_slot_queue=max_slot_queue)
         store._owned = engine
         try:
-            if is_embedded(url) and await store._run(schema.revision, READ) != HEAD:
-                await asyncio.to_thread(_migrate, engine.url)
-            await store._run(schema.check, READ)
+            if is_embedded(url) and await store._run(fitness.revision, READ) != HEAD:
+                await asyncio.to_thread(_migrate, engine.url, schema)
+            await store._run(fitness.check, READ)
         except BaseException:
             await store.close()
             raise
@@ -590,7 +616,8 @@ class AsyncTaskStore:
     def using(self, connection: AsyncConnection) -> AsyncTaskStore:
         """As `TaskStore.using`."""
         bound = object.__new__(type(self))
-        bound._run = AsyncBound(connection)
+        bound._schema = self._schema
+        bound._run = AsyncBound(connection, self._schema)
         bound._owned = None
         bound._max_slot_queue = self._max_slot_queue
         return bound

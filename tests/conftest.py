@@ -16,17 +16,20 @@ import pytest
 from hypothesis import HealthCheck, settings
 from servers import TestServer, choose_server
 from sqlalchemy import make_url
-from support import BlockingStore, connect
+from support import ODD_SCHEMA, BlockingStore, connect
 
 from solti_store import TaskStore
 from solti_store.embedded import EmbeddedServer
 from solti_store.migrate import upgrade
+from solti_store.schema_name import SCHEMA_VARIABLE
+from solti_store.sql.naming import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SERVER_VARIABLE = "SOLTI_STORE_TESTS_SERVER"  # from the controller to its xdist workers
 TEMPLATE_VARIABLE = "SOLTI_STORE_TESTS_TEMPLATE"
+ODD_TEMPLATE_VARIABLE = "SOLTI_STORE_TESTS_ODD_TEMPLATE"
 
 _server: TestServer | None = None
 
@@ -41,17 +44,18 @@ def pytest_configure(config: pytest.Config) -> None:
     global _server  # noqa: PLW0603 - the run's server is a process-wide thing
     # What the developer's shell points at is never what tests write to.
     os.environ.pop("SOLTI_STORE_URL", None)
+    os.environ.pop(SCHEMA_VARIABLE, None)
     if not hasattr(config, "workerinput"):
         # Nor is the developer's own embedded server, should a test that names none start it.
         os.environ["SOLTI_STORE_DATA"] = f"{tempfile.gettempdir()}/solti-stray-{os.getpid()}"
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     _server = choose_server()
-    template = f"solti_template_{uuid.uuid4().hex[:8]}"
     os.environ[SERVER_VARIABLE] = _server.url
-    os.environ[TEMPLATE_VARIABLE] = template
-    _execute(_server.url, f'CREATE DATABASE "{template}"')
-    upgrade(_database(_server.url, template))
+    for variable, schema in ((TEMPLATE_VARIABLE, SCHEMA), (ODD_TEMPLATE_VARIABLE, ODD_SCHEMA)):
+        os.environ[variable] = template = f"solti_template_{uuid.uuid4().hex[:8]}"
+        _execute(_server.url, f'CREATE DATABASE "{template}"')
+        upgrade(_database(_server.url, template), schema=schema)
 
 
 def pytest_report_header() -> str:
@@ -62,7 +66,8 @@ def pytest_report_header() -> str:
 def pytest_unconfigure() -> None:
     """Stop what `pytest_configure` started, and what no test should have."""
     if _server is not None:
-        _execute(_server.url, f'DROP DATABASE IF EXISTS "{os.environ[TEMPLATE_VARIABLE]}" WITH (FORCE)')
+        for variable in (TEMPLATE_VARIABLE, ODD_TEMPLATE_VARIABLE):
+            _execute(_server.url, f'DROP DATABASE IF EXISTS "{os.environ[variable]}" WITH (FORCE)')
         _server.stop()
         if Path(os.environ["SOLTI_STORE_DATA"]).exists():
             EmbeddedServer().destroy()
@@ -88,9 +93,17 @@ def _clone(template: str | None) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url() -> Iterator[str]:
-    """The URL of a migrated database of the test's own."""
-    yield from _clone(os.environ[TEMPLATE_VARIABLE])
+def database_url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a migrated database of the test's own.
+
+    Beside the async `store` the schema has another name, by the environment, and there is none that is named `solti`.
+    """
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and callspec.params.get("store") == "async":
+        monkeypatch.setenv(SCHEMA_VARIABLE, ODD_SCHEMA)
+        yield from _clone(os.environ[ODD_TEMPLATE_VARIABLE])
+    else:
+        yield from _clone(os.environ[TEMPLATE_VARIABLE])
 
 
 @pytest.fixture
@@ -101,7 +114,10 @@ def empty_database_url() -> Iterator[str]:
 
 @pytest.fixture(params=["sync", "async"])
 def store(request: pytest.FixtureRequest, database_url: str) -> Iterator[TaskStore]:
-    """Each store in turn; the async one behind plain calls, so that a test reads the same for both."""
+    """Each store in turn; the async one behind plain calls, so that a test reads the same for both.
+
+    And in a schema of another name, so that whatever a test sees of a store is seen in both.
+    """
     opened = TaskStore.open(database_url) if request.param == "sync" else cast("TaskStore", BlockingStore(database_url))
     yield opened
     opened.close()

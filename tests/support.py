@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import create_engine, event, make_url, text
 
 from solti_store import (
     AdmissionPolicy,
@@ -23,9 +23,13 @@ from solti_store import (
     TaskStore,
 )
 from solti_store.model import Labels
+from solti_store.schema_name import resolve_schema
+from solti_store.sql.naming import renamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
 
 
 _numbers = itertools.count(1)
@@ -49,10 +53,36 @@ def retrying(slot: str | None = None, **changes: Any) -> TaskSpec:
     return spec(slot, **({"restart": RestartPolicy.on_failure(), "backoff": backoff} | changes))
 
 
+#: A name that has to be quoted everywhere, in literals, and in each of the layers that read a statement.
+ODD_SCHEMA = "Odd \"Name's: :x $$100%s \\"
+
+
+class _Renaming(psycopg.Connection[Any]):
+    """A connection whose statements find our tables where SOLTI_STORE_SCHEMA says, though they name `solti`."""
+
+    def execute(self, query: Any, params: Any = None, **options: Any) -> psycopg.Cursor[Any]:
+        schema = resolve_schema()
+        if isinstance(query, (str, bytes)):
+            plain = query if isinstance(query, str) else query.decode()
+            query = renamed(plain, schema if params is None else schema.replace("%", "%%")).encode()
+        return super().execute(query, params, **options)
+
+
 def connect(url: str) -> psycopg.Connection[Any]:
     """A bare connection in autocommit mode, by an URL in SQLAlchemy's form; close it, or use it as a context."""
     plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    return psycopg.connect(plain, autocommit=True)
+    return _Renaming.connect(plain, autocommit=True)
+
+
+def bare_engine(url: str, **options: Any) -> Engine:
+    """An engine for statements of a test's own, which name `solti`, wherever SOLTI_STORE_SCHEMA says our tables are."""
+    engine = create_engine(url, **options)
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def rename(_conn: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: Any) -> tuple[str, Any]:
+        return renamed(statement, resolve_schema().replace("%", "%%")), parameters
+
+    return engine
 
 
 def lock_waits(conn: psycopg.Connection[Any]) -> int:
@@ -101,7 +131,7 @@ def selecting(**labels: str) -> RunnerSelector:
 
 def silence(url: str, agent: Agent) -> None:
     """Let an agent's lease be over, as if it had not reported for long."""
-    engine = create_engine(url)
+    engine = bare_engine(url)
     with engine.begin() as connection:
         connection.execute(
             text("UPDATE solti.agents SET expires_at = now() - interval '1 hour' WHERE seq = :seq"), {"seq": agent.seq}

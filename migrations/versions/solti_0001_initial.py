@@ -8,11 +8,11 @@ Revises:
 
 from __future__ import annotations
 
-from alembic import op
+from solti_store.migrate import create_schemas, execute
 
 revision = "solti_0001"
 down_revision = None
-branch_labels = None
+branch_labels = ("solti",)  # for applications that have these migrations among theirs
 depends_on = None
 
 TABLES = (
@@ -234,13 +234,17 @@ INDEXES = (
 
 
 def upgrade() -> None:
-    """Create every table."""
+    """Create every table, and the schemas if they are not there."""
+    create_schemas()
     for statement in (*TABLES, *INDEXES):
-        op.execute(statement)
+        execute(statement)
 
 
 def downgrade() -> None:
-    """Drop every table, with all that is in them."""
+    """Drop every table, with all that is in them.
+
+    The schemas stay: who may make them again is not always who migrates.
+    """
     for table in (
         "label_index",
         "label_segments",
@@ -253,4 +257,4 @@ def downgrade() -> None:
         "task_status",
         "tasks",
     ):
-        op.execute(f"DROP TABLE solti.{table}")
+        execute(f"DROP TABLE solti.{table}")

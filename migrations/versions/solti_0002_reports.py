@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from alembic import op
+from solti_store.migrate import execute
 
 revision = "solti_0002"
 down_revision = "solti_0001"
@@ -33,13 +33,6 @@ class View(NamedTuple):
     columns: dict[str, str]
     query: str
 
-
-# Looked up first, as for the schema of the tables: IF NOT EXISTS asks for a right on the database even then.
-SCHEMA = """
-DO $$ BEGIN
-    IF to_regnamespace('solti_report') IS NULL THEN CREATE SCHEMA solti_report; END IF;
-END $$
-"""
 
 # What is kept of days whose runs retention takes. Beside the tables, since whoever reads reports sees views alone.
 TABLE = """
@@ -482,25 +475,22 @@ def literal(text: str) -> str:
 
 
 def upgrade() -> None:
-    """Create the schema, if it is not there, every view, and the table of what is kept."""
-    op.execute(TABLE)
-    op.execute(SCHEMA)
-    op.execute(f"COMMENT ON SCHEMA solti_report IS {literal('Reports on the task registry: views to read, and keep.')}")
+    """Create every view, and the table of what is kept."""
+    execute(TABLE)
+    execute(f"COMMENT ON SCHEMA solti_report IS {literal('Reports on the task registry: views to read, and keep.')}")
     for view in VIEWS:
         name = f"solti_report.{view.name}"
-        op.execute(f"CREATE VIEW {name} ({', '.join(view.columns)}) AS {view.query}")
-        op.execute(f"COMMENT ON VIEW {name} IS {literal(view.comment)}")
+        execute(f"CREATE VIEW {name} ({', '.join(view.columns)}) AS {view.query}")
+        execute(f"COMMENT ON VIEW {name} IS {literal(view.comment)}")
         for column, comment in view.columns.items():
-            op.execute(f"COMMENT ON COLUMN {name}.{column} IS {literal(comment)}")
+            execute(f"COMMENT ON COLUMN {name}.{column} IS {literal(comment)}")
 
 
 def downgrade() -> None:
     """Drop every view, and what is kept.
 
-    The schema stays, as that of the tables does: who may make it again is not always who migrates.
-
-    What was granted on it stays too, and what was granted by default comes back with the views.
+    What was granted on the schema stays, and what was granted by default comes back with the views.
     """
     for view in reversed(VIEWS):
-        op.execute(f"DROP VIEW solti_report.{view.name}")
-    op.execute("DROP TABLE solti.outcome_days")
+        execute(f"DROP VIEW solti_report.{view.name}")
+    execute("DROP TABLE solti.outcome_days")

@@ -57,6 +57,12 @@ def _global_options(
             show_default=False,
         ),
     ] = None,
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SOLTI_STORE_SCHEMA", metavar="NAME", help="The schema of the tables: solti.", show_default=False
+        ),
+    ] = None,
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Say more on stderr; twice for everything.")
     ] = 0,
@@ -64,7 +70,7 @@ def _global_options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    context.obj = Session(url or None)
+    context.obj = Session(url or None, schema)
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("solti_store").setLevel(level)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from solti_store.cli import parsing
+from solti_store.cli.db_roles import roles
 from solti_store.cli.exits import Exit, UsageError
 from solti_store.cli.render import Output, emit, note, show_details
 from solti_store.cli.session import open_connection, session_of
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-_ROLE_MAX_BYTES = 63  # PostgreSQL would cut a longer one off
-
 app = typer.Typer(help="Migrate the database, and look after the private server.", rich_markup_mode=None)
+app.command("roles")(roles)
 
 
 @app.command()
@@ -29,7 +28,8 @@ def upgrade(
     from solti_store import migrate  # noqa: PLC0415 - half a second that help does not need
     from solti_store.url import resolve_url  # noqa: PLC0415
 
-    migrate.upgrade(resolve_url(session_of(context).url), revision)
+    session = session_of(context)
+    migrate.upgrade(resolve_url(session.url), revision, schema=session.schema)
     _print_revision(context)
 
 
@@ -48,7 +48,8 @@ def downgrade(
     from solti_store import migrate  # noqa: PLC0415
     from solti_store.url import resolve_url  # noqa: PLC0415
 
-    migrate.downgrade(resolve_url(session_of(context).url), revision)
+    session = session_of(context)
+    migrate.downgrade(resolve_url(session.url), revision, schema=session.schema)
     _print_revision(context)
 
 
@@ -70,28 +71,6 @@ def current(context: typer.Context, output: OutputOption = Output.NAME) -> int:
         return Exit.OK
     note(f"this version needs {HEAD}: run `solti-store db upgrade`")
     return Exit.UNAVAILABLE
-
-
-@app.command("reporting-role")
-def reporting_role(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The role's name.", show_default=False)],
-    *,
-    timeout: Annotated[
-        str, typer.Option("--timeout", metavar="TIME", help="How long a statement of the role may take.")
-    ] = "30s",
-) -> None:
-    """Make a role that reads reports and nothing else. It has no password until you give it one."""
-    bound = parsing.duration(timeout, "--timeout")
-    if not name or len(name.encode()) > _ROLE_MAX_BYTES or not name.isprintable():
-        raise UsageError(f"NAME: a role's name has 1 to {_ROLE_MAX_BYTES} bytes, got {name[:40]!r}")
-    from solti_store.ops import reports  # noqa: PLC0415
-
-    with open_connection(context) as connection:
-        connection.execution_options(isolation_level="READ COMMITTED")
-        is_new = reports.grant(connection, name, bound)
-        connection.commit()
-    note(f"the role '{name}' {'was created and ' if is_new else ''}may read reports in this database")
 
 
 @app.command("roll-up")

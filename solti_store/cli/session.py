@@ -22,9 +22,11 @@ class Session:
 
     Attributes:
         url: The database, from `--url` or the environment; None means the private server.
+        schema: The schema, from `--schema` or the environment; None means the default.
     """
 
     url: str | None
+    schema: str | None
 
 
 def session_of(context: Any) -> Session:  # noqa: ANN401 - Typer's context
@@ -38,7 +40,8 @@ def open_store(context: Any) -> TaskStore:  # noqa: ANN401
     """Open the store that the global options name; a context manager."""
     from solti_store.store import TaskStore  # noqa: PLC0415 - half a second that help does not need
 
-    return TaskStore.open(session_of(context).url)
+    session = session_of(context)
+    return TaskStore.open(session.url, schema=session.schema)
 
 
 @contextmanager
@@ -48,10 +51,14 @@ def open_connection(context: Any) -> Iterator[Connection]:  # noqa: ANN401
 
     from solti_store.engine import open_engine  # noqa: PLC0415
     from solti_store.faults import translate  # noqa: PLC0415
+    from solti_store.schema_name import resolve_schema  # noqa: PLC0415
+    from solti_store.sql.naming import engine_in  # noqa: PLC0415
 
-    engine = open_engine(session_of(context).url)
+    session = session_of(context)
+    schema = resolve_schema(session.schema)
+    engine = open_engine(session.url)
     try:
-        with engine.connect() as connection:
+        with engine_in(engine, schema).connect() as connection:
             yield connection
     except DBAPIError as error:
         raise translate(error) from error

@@ -101,6 +101,7 @@ def work(
     """
     options = _Options(
         url=session_of(context).url,
+        schema=session_of(context).schema,
         agent_id=agent_id or default_agent_id(),
         labels=dict(parsing.pairs(label or (), "--label")),
         env=parsing.pairs(env or (), "--env"),
@@ -131,6 +132,7 @@ def _kinds(text: str) -> list[str]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
     url: str | None
+    schema: str | None
     agent_id: str
     labels: dict[str, str]
     env: list[tuple[str, str]]
@@ -161,7 +163,7 @@ async def _work(options: _Options) -> int:
     # Before a database is looked for: this machine may lack what they need.
     runners = [known[kind]() for kind in options.kinds]
     kept = options.retention
-    async with await AsyncTaskStore.open(options.url) as store:
+    async with await AsyncTaskStore.open(options.url, schema=options.schema) as store:
         worker = Worker(
             store,
             options.agent_id,

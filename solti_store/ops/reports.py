@@ -1,4 +1,4 @@
-"""Read a report, keep what retention would take from one, and make a role that can read and do nothing else."""
+"""Read a report, and keep what retention would take from one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from solti_store.errors import SchemaMismatch, SoltiStoreError, StoreUnavailable
+from solti_store.errors import SchemaMismatch, StoreUnavailable
 from solti_store.faults import sqlstate
 from solti_store.rules.reports import VERSION
 from solti_store.sql import reports, selectors
+from solti_store.sql.naming import translations
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from solti_store.model import LabelRequirement
     from solti_store.rules.reports import Report
 
-__all__ = ["Freshness", "Rows", "freshness", "grant", "read", "roll_up"]
+__all__ = ["Freshness", "Rows", "freshness", "read", "roll_up"]
 
 _CANCELED = "57014"
 
@@ -90,8 +91,8 @@ def freshness(connection: Connection, timeout: timedelta) -> Freshness:
         StoreUnavailable: It took too long.
     """
     with _bounded(connection, timeout):
-        found = connection.scalar(reports.SELECT_VERSION)
-        row = connection.execute(reports.SELECT_FRESHNESS).one()
+        found = reports.SELECT_VERSION.one(connection, {}).version
+        row = reports.SELECT_FRESHNESS.one(connection, {})
     if found != VERSION:
         raise SchemaMismatch(
             f"the database has version {found} of the reports, this code needs {VERSION}; run `solti-store db upgrade`,"
@@ -129,7 +130,7 @@ def read(
     parameters = {"since": since, "limit": None if limit is None else limit + 1, **selectors.parameters(requirements)}
     given = {name: value for name, value in parameters.items() if value is not None}
     with _bounded(connection, timeout):
-        result = connection.execute(statement, given)
+        result = connection.execute(statement, given, execution_options=translations(connection))
         described: Any = result.cursor
         types = tuple(column.type_display for column in described.description)
         columns, rows = tuple(result.keys()), [tuple(row) for row in result]
@@ -147,29 +148,5 @@ def roll_up(connection: Connection) -> int:
     Returns:
         How many days were added.
     """
-    days: int = connection.execute(reports.ROLL_UP).scalar_one()
+    days: int = reports.ROLL_UP.one(connection, {}).days
     return days
-
-
-def grant(connection: Connection, name: str, timeout: timedelta) -> bool:
-    """Make a role that reads reports and nothing else, or make an existing one able to.
-
-    Args:
-        connection: In a transaction; who may create roles, or is a superuser, has opened it.
-        name: The role's name.
-        timeout: How long a statement of the role may take, unless it asks for more.
-
-    Returns:
-        Whether the role is new.
-
-    Raises:
-        SoltiStoreError: The role may do more.
-    """
-    found = connection.execute(reports.SELECT_ROLE, {"name": name}).one()
-    milliseconds = int(timeout.total_seconds() * 1000)
-    for statement in reports.role(name, found.database, milliseconds, is_there=found.is_there):
-        connection.execute(statement)
-    excess = connection.scalars(reports.SELECT_EXCESS, {"name": name}).all()
-    if excess:
-        raise SoltiStoreError(f"the role '{name}' is not for reports alone: it {', '.join(sorted(excess))}")
-    return not found.is_there

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.exc import DBAPIError
 
 from solti_store.faults import spoils_connection
+from solti_store.sql.naming import text_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +37,7 @@ class Prepared:
 
     Attributes:
         statement: As SQLAlchemy has it.
-        text: As psycopg gets it.
+        text: As psycopg gets it, in the default schema.
 
     Args:
         statement: A Core construct.
@@ -65,14 +66,15 @@ class Prepared:
             connection.begin()
         proxied = connection.connection
         cursor = proxied.cursor()
+        text = text_on(connection, self.text)
         try:
-            cursor.execute(self.text, self.parameters(given))
+            cursor.execute(text, self.parameters(given))
             if self._row is None:
                 # Once: to ask for the description each time costs 10 µs.
                 self._row = _row_type([column[0] for column in cursor.description or ()])
             return list(map(self._row._make, cursor.fetchall())) if self._row._fields else []
         except connection.dialect.loaded_dbapi.Error as error:
-            raise self._as_sqlalchemy_would(connection, error, cursor) from error
+            raise _as_sqlalchemy_would(connection, error, cursor, text) from error
         finally:
             cursor.close()
 
@@ -85,15 +87,16 @@ class Prepared:
         rows = self.all(connection, given)
         return rows[0] if rows else None
 
-    def _as_sqlalchemy_would(self, connection: Connection, error: Exception, cursor: Any) -> Exception:  # noqa: ANN401
-        dialect = connection.dialect
-        raw = connection.connection.dbapi_connection
-        lost = spoils_connection(error) or dialect.is_disconnect(error, raw, cursor)  # type: ignore[arg-type]
-        if lost:
-            connection.invalidate(error)
-        return DBAPIError.instance(
-            self.text, None, error, dialect.loaded_dbapi.Error, hide_parameters=True, connection_invalidated=lost
-        )
+
+def _as_sqlalchemy_would(connection: Connection, error: Exception, cursor: Any, text: str) -> Exception:  # noqa: ANN401
+    dialect = connection.dialect
+    raw = connection.connection.dbapi_connection
+    lost = spoils_connection(error) or dialect.is_disconnect(error, raw, cursor)  # type: ignore[arg-type]
+    if lost:
+        connection.invalidate(error)
+    return DBAPIError.instance(
+        text, None, error, dialect.loaded_dbapi.Error, hide_parameters=True, connection_invalidated=lost
+    )
 
 
 def _row_type(columns: list[str]) -> Any:  # noqa: ANN401 - made at run time

@@ -33,6 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from solti_store.sql.naming import SCHEMA
 from solti_store.sql.types import NOW, Instant, Tid, Xid8
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "label_postings",
     "label_segments",
     "metadata",
+    "metadata_in",
     "outcome_days",
     "routes",
     "task_events",
@@ -53,8 +55,6 @@ __all__ = [
     "task_status",
     "tasks",
 ]
-
-SCHEMA = "solti"
 
 metadata = MetaData(
     schema=SCHEMA,
@@ -363,6 +363,17 @@ outcome_days = Table(
     Column("canceled", BigInteger, nullable=False),
     Column("run_seconds", Double, nullable=False),
 )
+
+
+def metadata_in(schema: str) -> MetaData:
+    """The tables as they are in another schema: for comparing, and not for statements, which all bear the default."""
+    if schema == SCHEMA:
+        return metadata
+    copy = MetaData(schema=schema, naming_convention=metadata.naming_convention)
+    for table in metadata.sorted_tables:
+        table.to_metadata(copy, schema=schema)
+    return copy
+
 
 #: A change's `updated_at`. Never before the change before it: a writer that had to wait for the row began
 #: earlier than the one it waited for.

@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
-from support import retrying, selecting, silence, spec
+from sqlalchemy import text
+from support import bare_engine, retrying, selecting, silence, spec
 
 from solti_store import (
     AgentLost,
@@ -491,7 +491,7 @@ def test_agents_are_listed_with_their_state_and_what_they_run(store: TaskStore, 
 )
 def test_a_spec_that_cannot_be_read_fails_alone(store: TaskStore, database_url: str, path: str, value: str) -> None:
     store.create_many([(name, retrying()) for name in ("before", "poison", "after")])
-    engine = create_engine(database_url)
+    engine = bare_engine(database_url)
     with engine.begin() as connection:
         poison = text(
             "UPDATE solti.tasks SET spec = jsonb_set(spec, CAST(:path AS text[]), CAST(:value AS jsonb))"
@@ -523,7 +523,7 @@ def test_an_attempt_whose_policies_became_unreadable_is_not_retried(store: TaskS
     store.create("a", retrying("a"))
     agent = store.register("w")
     (claim,) = store.claim(agent)
-    engine = create_engine(database_url)
+    engine = bare_engine(database_url)
     broken = 'UPDATE solti.tasks SET spec = jsonb_set(spec, \'{restart}\', \'{"type": "always", "intervalMs": []}\')'
     with engine.begin() as connection:
         connection.execute(text(broken.replace(":", "\\:")))
@@ -545,7 +545,7 @@ def test_what_an_agent_runs_is_told_without_the_specs(store: TaskStore) -> None:
 
 def test_a_route_that_cannot_be_read_is_for_others(store: TaskStore, database_url: str) -> None:
     store.create("a", spec("a"))
-    engine = create_engine(database_url)
+    engine = bare_engine(database_url)
     with engine.begin() as connection:
         selector = """'{"matchLabels": {"a": 5}}'"""
         connection.exec_driver_sql(

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine
-from support import connect, queued, retrying, selecting, silence, spec
+from support import bare_engine, connect, queued, retrying, selecting, silence, spec
 
 from solti_store import (
     AdmissionPolicy,
@@ -459,7 +458,7 @@ def test_only_the_owner_can_be_started_by_hand(store: TaskStore) -> None:
 def test_a_refusal_in_the_callers_transaction_leaves_no_lock(
     database_url: str, database: psycopg.Connection[Any]
 ) -> None:
-    engine = create_engine(database_url)
+    engine = bare_engine(database_url)
     with TaskStore.open(database_url, max_slot_queue=1) as store:
         store.create_many([("owner", spec("s")), ("head", queued("s"))])
         calls: list[Callable[[TaskStore], object]] = [
@@ -478,7 +477,7 @@ def test_a_refusal_in_the_callers_transaction_leaves_no_lock(
 def test_a_cancellation_in_the_callers_transaction_is_the_callers(
     database_url: str, database: psycopg.Connection[Any]
 ) -> None:
-    engine = create_engine(database_url)
+    engine = bare_engine(database_url)
     with TaskStore.open(database_url) as store, engine.begin() as connection:
         store.create_many([("owner", spec("s")), ("first", queued("s"))])
         make_unreadable(database_url)
@@ -490,7 +489,7 @@ def test_a_cancellation_in_the_callers_transaction_is_the_callers(
 
 
 def test_a_refusal_in_the_callers_transaction_leaves_it_usable(database_url: str) -> None:
-    engine = create_engine(database_url)
+    engine = bare_engine(database_url)
     with TaskStore.open(database_url, max_slot_queue=0) as store:
         store.create("owner", spec("s"))
         with engine.begin() as connection:
@@ -555,7 +554,7 @@ def test_no_more_than_one_owner_whatever_somebody_writes_by_hand(
 def test_a_snapshot_from_before_the_owner_ends_the_transaction(
     database_url: str, level: Any, policy: AdmissionPolicy
 ) -> None:
-    engine = create_engine(database_url, isolation_level=level)
+    engine = bare_engine(database_url, isolation_level=level)
     with TaskStore.open(database_url) as store:
         store.create("done", spec("s"))
         store.cancel("done")

@@ -6,8 +6,8 @@ import re
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import create_engine, text
-from support import retrying, selecting, silence, spec
+from sqlalchemy import text
+from support import bare_engine, retrying, selecting, silence, spec
 
 from solti_store import NotFound, Outcome, TaskStore, Wasm, Why, WhyReason
 
@@ -80,7 +80,7 @@ def test_it_waits_for_its_restart_or_is_final(store: TaskStore, database_url: st
     store.create("a", retrying("a", max_retries=1))
     agent = store.register("w")
     store.finish(store.claim(agent)[0], Outcome.failed("first"))
-    engine = create_engine(database_url)
+    engine = bare_engine(database_url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE solti.task_status SET due_at = now() + interval '1 hour'"))
     waits = store.why("a")

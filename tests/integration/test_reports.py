@@ -66,7 +66,7 @@ def reader(url: str, name: str) -> str:
 
 
 def test_a_reporting_role_sees_the_views_and_nothing_else(url: str, role: str) -> None:
-    made = run_cli("db", "reporting-role", role, "--timeout", "7s", url=url)
+    made = run_cli("db", "roles", "--reader", role, "--timeout", "7s", url=url)
     assert (made.returncode, made.stdout) == (0, "")
     assert "was created and may read reports" in made.stderr
     with connect(reader(url, role)) as connection:
@@ -101,7 +101,7 @@ def test_a_reporting_role_sees_the_views_and_nothing_else(url: str, role: str) -
 
 
 def test_what_a_role_may_read_outlives_the_views(url: str, role: str) -> None:
-    assert run_cli("db", "reporting-role", role, url=url).returncode == 0
+    assert run_cli("db", "roles", "--reader", role, url=url).returncode == 0
     downgrade(url, "solti_0001")
     upgrade(url)
     with connect(reader(url, role)) as connection:
@@ -110,7 +110,7 @@ def test_what_a_role_may_read_outlives_the_views(url: str, role: str) -> None:
 
 def test_to_make_a_role_a_reporting_role_twice_changes_nothing(url: str, role: str) -> None:
     for expected in ("was created and may", "may read reports"):
-        done = run_cli("db", "reporting-role", role, url=url)
+        done = run_cli("db", "roles", "--reader", role, url=url)
         assert (done.returncode, done.stderr.count("\n")) == (0, 1)
         assert expected in done.stderr
 
@@ -119,7 +119,7 @@ def test_a_role_that_may_do_more_is_refused_and_left_as_it_was(url: str, role: s
     with connect(url) as connection:
         connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
         connection.execute(sql.SQL("GRANT USAGE ON SCHEMA solti TO {}").format(sql.Identifier(role)))
-    done = run_cli("db", "reporting-role", role, url=url)
+    done = run_cli("db", "roles", "--reader", role, url=url)
     assert done.returncode == 1
     assert "may use the schema solti" in done.stderr
     with connect(url) as connection:
@@ -129,11 +129,11 @@ def test_a_role_that_may_do_more_is_refused_and_left_as_it_was(url: str, role: s
 
 @pytest.mark.parametrize("name", ["", "x" * 64, "a\nb"])
 def test_a_name_that_no_role_can_have_is_refused(url: str, name: str) -> None:
-    assert run_cli("db", "reporting-role", name, url=url).returncode == 2
+    assert run_cli("db", "roles", "--reader", name, url=url).returncode == 2
 
 
 def test_the_command_works_for_the_role(url: str, role: str) -> None:
-    assert run_cli("db", "reporting-role", role, url=url).returncode == 0
+    assert run_cli("db", "roles", "--reader", role, url=url).returncode == 0
     found = json.loads(data_of("report", "tasks", "-o", "json", url=reader(url, role)))
     assert len(found["items"]) == 8
     assert run_cli("list", url=reader(url, role)).returncode == 5

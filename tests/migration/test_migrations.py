@@ -15,15 +15,16 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, make_url, text
-from support import spec
+from support import ODD_SCHEMA, spec
 
 from solti_store import SchemaMismatch, SoltiStoreError, TaskStore
 from solti_store.migrate import config, downgrade, upgrade
 from solti_store.ops.schema import revision
 from solti_store.rules.reports import REPORTS
-from solti_store.sql.reports import REPORT_SCHEMA
+from solti_store.sql.naming import REPORT_SCHEMA, SCHEMA, engine_in, quoted, report_schema
 from solti_store.sql.revision import HEAD
-from solti_store.sql.tables import SCHEMA, metadata
+from solti_store.sql.schemas import as_it_stands
+from solti_store.sql.tables import metadata, metadata_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,62 +41,77 @@ def engine(empty_database_url: str) -> Iterator[Engine]:
     made.dispose()
 
 
+@pytest.fixture(params=[SCHEMA, ODD_SCHEMA], ids=["default", "odd"])
+def schema(request: pytest.FixtureRequest) -> str:
+    """The name of the schema, which nothing may depend on."""
+    name: str = request.param
+    return name
+
+
+def is_at_head(engine: Engine, schema: str) -> None:
+    with engine_in(engine, schema).connect() as connection:
+        assert revision(connection) == HEAD
+        command.check(config(connection, schema=schema))
+
+
 def revisions() -> list[str]:
     """All revisions, oldest first."""
     return [script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
 
 
-def tables(engine: Engine) -> set[str]:
-    return set(inspect(engine).get_table_names(schema=SCHEMA)) - {"alembic_version"}
+def tables(engine: Engine, schema: str = SCHEMA) -> set[str]:
+    return set(inspect(engine).get_table_names(schema=schema)) - {"alembic_version"}
 
 
 def test_the_head_of_the_code_is_the_head_of_the_scripts() -> None:
     assert ScriptDirectory.from_config(config()).get_current_head() == HEAD
 
 
-def views(engine: Engine) -> set[str]:
-    return set(inspect(engine).get_view_names(schema=REPORT_SCHEMA))
+def views(engine: Engine, schema: str = SCHEMA) -> set[str]:
+    return set(inspect(engine).get_view_names(schema=report_schema(schema)))
 
 
-def test_stairway_each_step_goes_up_down_and_up_again(engine: Engine) -> None:
+def test_stairway_each_step_goes_up_down_and_up_again(engine: Engine, schema: str) -> None:
     for step in revisions():
-        upgrade(engine, step)
-        downgrade(engine, "-1")
-        upgrade(engine, step)
-    with engine.connect() as connection:
+        upgrade(engine, step, schema=schema)
+        downgrade(engine, "-1", schema=schema)
+        upgrade(engine, step, schema=schema)
+    with engine_in(engine, schema).connect() as connection:
         assert revision(connection) == HEAD
-    assert tables(engine) == {table.name for table in metadata.tables.values()}
-    assert views(engine) == {report.view for report in REPORTS.values()} | {"version", "freshness"}
-    downgrade(engine, "base")
-    assert tables(engine) == views(engine) == set()
+    assert tables(engine, schema) == {table.name for table in metadata.tables.values()}
+    assert views(engine, schema) == {report.view for report in REPORTS.values()} | {"version", "freshness"}
+    downgrade(engine, "base", schema=schema)
+    assert tables(engine, schema) == views(engine, schema) == set()
+    there = {name for name in inspect(engine).get_schema_names() if name not in ("public", "information_schema")}
+    assert there == {schema, report_schema(schema)}
 
 
-def test_what_the_migrations_build_is_what_the_code_expects(engine: Engine) -> None:
-    upgrade(engine)
-    with engine.connect() as connection:
-        command.check(config(connection))
+def test_what_the_migrations_build_is_what_the_code_expects(engine: Engine, schema: str) -> None:
+    upgrade(engine, schema=schema)
+    is_at_head(engine, schema)
 
 
-def test_the_drift_check_notices_a_difference(engine: Engine) -> None:
-    upgrade(engine)
+def test_the_drift_check_notices_a_difference(engine: Engine, schema: str) -> None:
+    upgrade(engine, schema=schema)
     with engine.begin() as connection:
-        connection.execute(text("ALTER TABLE solti.tasks ADD COLUMN extra int"))
+        connection.execute(as_it_stands(f"ALTER TABLE {quoted(schema)}.tasks ADD COLUMN extra int"))
     with engine.connect() as connection, pytest.raises(Exception, match="extra"):
-        command.check(config(connection))
+        command.check(config(connection, schema=schema))
 
 
-def test_constraints_bear_the_names_and_rules_the_code_has(engine: Engine) -> None:
+def test_constraints_bear_the_names_and_rules_the_code_has(engine: Engine, schema: str) -> None:
     """Autogenerate does not compare CHECKs, so two schemas are built and their definitions compared."""
     definitions = text(
         "SELECT conrelid::regclass::text AS owner, conname, pg_get_constraintdef(oid) AS rule FROM pg_constraint"
-        " WHERE connamespace = 'solti'::regnamespace AND contype <> 'n' AND conname !~ 'alembic' ORDER BY 1, 2"
-    )
-    upgrade(engine)
+        " WHERE connamespace = to_regnamespace(quote_ident(:schema)) AND contype <> 'n' AND conname !~ 'alembic'"
+        " ORDER BY 1, 2"
+    ).bindparams(schema=schema)
+    upgrade(engine, schema=schema)
     with engine.begin() as connection:
         migrated = connection.execute(definitions).all()
-        connection.execute(text("DROP SCHEMA solti CASCADE"))
-        connection.execute(text("CREATE SCHEMA solti"))
-        metadata.create_all(connection)
+        connection.execute(as_it_stands(f"DROP SCHEMA {quoted(schema)} CASCADE"))
+        connection.execute(as_it_stands(f"CREATE SCHEMA {quoted(schema)}"))
+        metadata_in(schema).create_all(connection)
         described = connection.execute(definitions).all()
     assert migrated == described
     assert len(described) > 30
@@ -164,11 +180,11 @@ def test_an_upgrader_killed_at_any_statement_leaves_nothing_half_done(
         command.check(config(connection))
 
 
-def test_the_alembic_command_works_on_the_checkout(empty_database_url: str, engine: Engine) -> None:
+def test_the_alembic_command_works_on_the_checkout(empty_database_url: str, engine: Engine, schema: str) -> None:
     def alembic(*arguments: str) -> str:
         environment = {**os.environ, "SOLTI_STORE_URL": empty_database_url}
         done = subprocess.run(
-            [sys.executable, "-m", "alembic", *arguments],
+            [sys.executable, "-m", "alembic", "-x", f"schema={schema}", *arguments],
             cwd=ROOT,
             env=environment,
             check=True,
@@ -180,13 +196,14 @@ def test_the_alembic_command_works_on_the_checkout(empty_database_url: str, engi
     alembic("upgrade", "head")
     assert HEAD in alembic("current")
     assert "No new upgrade operations" in alembic("check")
+    assert tables(engine, schema)
     alembic("downgrade", "base")
-    assert tables(engine) == set()
+    assert tables(engine, schema) == set()
 
 
-def test_the_offline_script_builds_the_same_schema(empty_database_url: str, engine: Engine) -> None:
+def test_the_offline_script_builds_the_same_schema(empty_database_url: str, engine: Engine, schema: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head", "--sql"],
+        [sys.executable, "-m", "alembic", "-x", f"schema={schema}", "upgrade", "head", "--sql"],
         cwd=ROOT,
         check=True,
         capture_output=True,
@@ -199,10 +216,8 @@ def test_the_offline_script_builds_the_same_schema(empty_database_url: str, engi
         assert driver is not None
         driver.autocommit = True
         driver.execute(done.stdout)
-    with engine.connect() as connection:
-        assert revision(connection) == HEAD
-        command.check(config(connection))
-    TaskStore(engine).create("a", spec("a"))
+    is_at_head(engine, schema)
+    TaskStore(engine, schema=schema).create("a", spec("a"))
 
 
 def test_a_schema_of_another_version_is_refused_with_the_remedy(empty_database_url: str, engine: Engine) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from solti_store.cli.exits import Exit
 from solti_store.cli.render import Output, emit, note
-from solti_store.cli.session import open_store, session_of
+from solti_store.cli.session import Session, open_store, session_of
 from solti_store.cli.tasks import OutputOption
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def demo(
     is_met = False
     try:
         with open_store(context) as store:
-            account = _perform(store, session_of(context).url, tasks, workers, folder)
+            account = _perform(store, session_of(context), tasks, workers, folder)
             if not keep:
                 _delete(store, [entry.job for entry in account.entries])
         is_met = all(check.is_met for check in account.checks())
@@ -58,7 +58,7 @@ def demo(
     return Exit.OK if is_met else Exit.FAILED
 
 
-def _perform(store: "TaskStore", url: str | None, tasks: int, workers: int, folder: Path) -> "Account":
+def _perform(store: "TaskStore", session: Session, tasks: int, workers: int, folder: Path) -> "Account":
     from solti_store.cli.demo.account import gather  # noqa: PLC0415 - need the model
     from solti_store.cli.demo.conduct import Conductor  # noqa: PLC0415
     from solti_store.cli.demo.crew import Crew  # noqa: PLC0415
@@ -67,7 +67,7 @@ def _perform(store: "TaskStore", url: str | None, tasks: int, workers: int, fold
 
     run = new_run()
     jobs = make_plan(run, tasks, workers, folder)
-    with open_stage() as stage, _deleted_on_interrupt(store, jobs), Crew(run, workers, url, folder) as crew:
+    with open_stage() as stage, _deleted_on_interrupt(store, jobs), Crew(run, workers, session, folder) as crew:
         stage.say(f"starting {workers} workers")
         seconds = Conductor(store, jobs, crew, stage).run()
         crew.dismiss()

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from solti_store.cli.exits import UsageError
+from solti_store.schema_name import SCHEMA_VARIABLE
 from solti_store.url import URL_VARIABLE
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from solti_store.cli.session import Session
 
 __all__ = ["CONCURRENCY", "LEASE_S", "Crew", "CrewError", "Member"]
 
@@ -58,19 +61,20 @@ class Crew:
     Args:
         run: The name of this run of the demo; tasks select workers by it.
         size: How many.
-        url: The database; None means the private server.
+        session: The database and the schema.
         folder: For the logs.
     """
 
-    def __init__(self, run: str, size: int, url: str | None, folder: Path) -> None:
+    def __init__(self, run: str, size: int, session: Session, folder: Path) -> None:
         self._run = run
         self._size = size
         self._folder = folder
         # In the environment and not in the arguments, which everybody on the machine can read.
         self._env = {**os.environ, "NO_COLOR": "1"}
-        self._env.pop(URL_VARIABLE, None)
-        if url:
-            self._env[URL_VARIABLE] = url
+        for name, value in ((URL_VARIABLE, session.url), (SCHEMA_VARIABLE, session.schema)):
+            self._env.pop(name, None)
+            if value:
+                self._env[name] = value
         self.members: list[Member] = []
 
     def __enter__(self) -> Self:
