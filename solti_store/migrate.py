@@ -21,6 +21,8 @@ from sqlalchemy.exc import DBAPIError
 
 from solti_store.errors import SchemaMismatch, StoreUnavailable
 from solti_store.faults import translate
+from solti_store.ops import schema
+from solti_store.sql.revision import HEAD
 from solti_store.sql.tables import SCHEMA
 from solti_store.url import resolve_url
 
@@ -127,13 +129,31 @@ def upgrade(database: Engine | URL | str, revision: str = "head") -> None:
         revision: A revision id, `head`, or a step like `+1`.
     """
     with _one_thread, _clear_errors(), _connect(database) as connection:
-        command.upgrade(config(connection), revision)
+        try:
+            command.upgrade(config(connection), revision)
+        except CommandError:
+            # As when old code starts anew while a newer release is being deployed, which has migrated.
+            if revision != "head" or not _is_ahead(connection):
+                raise
+            logger.info("the schema is ahead of this code, which works on it")
 
 
 def downgrade(database: Engine | URL | str, revision: str) -> None:
     """Take the schema back to `revision` (`base` removes every table)."""
     with _one_thread, _clear_errors(), _connect(database) as connection:
         command.downgrade(config(connection), revision)
+
+
+def _is_ahead(connection: Connection) -> bool:
+    """Whether the schema is of newer code, and this code works on it all the same.
+
+    Raises:
+        SchemaMismatch: It does not.
+    """
+    applied = schema.applied(connection)
+    connection.rollback()
+    schema.WINDOW.require(applied)
+    return applied is not None and applied.revision > HEAD
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 Here is what each operation means and whether it may be run twice. Transactions, retries and the translation of
 errors are the runner's (`solti_store.running`), the work is the op's (`solti_store.ops`).
 
-Any method may raise `StoreUnavailable` (no connection, after some patience), `SchemaMismatch` (the database is not
-migrated to this version) and `Invalid` (an argument breaks a rule of the model). A method that changes something may
-raise `OutcomeUnknown`: the connection broke during COMMIT, and the change may or may not be there. Where a second run
-is harmless, because it names an incarnation (`finish`, `heartbeat`, …), the store has tried before it gives up.
+Any method may raise `StoreUnavailable` (no connection, after some patience), `SchemaMismatch` (this code does not
+work on the database's schema) and `Invalid` (an argument breaks a rule of the model). A method that changes something
+may raise `OutcomeUnknown`: the connection broke during COMMIT, and the change may or may not be there. Where a second
+run is harmless, because it names an incarnation (`finish`, `heartbeat`, …), the store has tried before it gives up.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from solti_store.rules.retention import Retention
 from solti_store.rules.slots import MAX_SLOT_QUEUE
 from solti_store.rules.watching import DEFAULT_POLL
 from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Mode, Pooled, Runner
-from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
 
 if TYPE_CHECKING:
@@ -113,16 +112,18 @@ class TaskStore:
             **engine_options: Passed to `sqlalchemy.create_engine`.
 
         Raises:
-            SchemaMismatch: The schema is not this version's; the message names the command.
+            SchemaMismatch: This code does not work on the schema; the message names the command.
             EmbeddedError: The embedded server cannot be started.
         """
         engine = engines.open_engine(url, **engine_options)
         store = cls(engine, retry=retry, max_slot_queue=max_slot_queue)
         store._owned = engine
         try:
-            if is_embedded(url) and store._run(schema.revision, READ) != HEAD:
+            applied = store._run(schema.applied, READ)
+            if is_embedded(url) and schema.WINDOW.lags(applied):
                 _migrate(engine.url)
-            store._run(schema.check, READ)
+                applied = store._run(schema.applied, READ)
+            schema.WINDOW.require(applied)
         except BaseException:
             store.close()
             raise
@@ -579,9 +580,11 @@ class AsyncTaskStore:
         store = cls(engine, retry=retry, max_slot_queue=max_slot_queue)
         store._owned = engine
         try:
-            if is_embedded(url) and await store._run(schema.revision, READ) != HEAD:
+            applied = await store._run(schema.applied, READ)
+            if is_embedded(url) and schema.WINDOW.lags(applied):
                 await asyncio.to_thread(_migrate, engine.url)
-            await store._run(schema.check, READ)
+                applied = await store._run(schema.applied, READ)
+            schema.WINDOW.require(applied)
         except BaseException:
             await store.close()
             raise

@@ -14,8 +14,16 @@ revision = "solti_0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+oldest_code = "solti_0001"
 
 TABLES = (
+    """
+    CREATE TABLE solti.schema_history (
+        revision     text COLLATE "C" CONSTRAINT pk_schema_history PRIMARY KEY,
+        oldest_code  text COLLATE "C" NOT NULL,
+        applied_at   timestamptz NOT NULL DEFAULT statement_timestamp()
+    )
+    """,
     """
     CREATE TABLE solti.tasks (
         seq         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_tasks PRIMARY KEY,
@@ -252,5 +260,6 @@ def downgrade() -> None:
         "task_runs",
         "task_status",
         "tasks",
+        "schema_history",
     ):
         op.execute(f"DROP TABLE solti.{table}")
