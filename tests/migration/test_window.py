@@ -262,9 +262,7 @@ class Retypes:
         self.url = url
         self.size = size
         self.store = TaskStore.open(url, pool_size=size, max_overflow=0)
-        self.agent = self.store.register("w")
         self.store.create("t", spec())
-        self.made = 0
 
     def at_once(self, use: Callable[[], object]) -> None:
         """Let each connection of the pool be used, by a thread of its own."""

@@ -1,0 +1,90 @@
+"""Migrations up and down under live processes; by hand, for minutes: `PYTHONPATH=tests python -m deployment.rolling`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaos.run import Kind, Report, observe
+from deployment.ahead import NEXT, move, scripts
+from deployment.rolling_worker import WORKERS
+
+from solti_store.sql.revision import HEAD, OLDEST
+
+if TYPE_CHECKING:
+    from chaos.run import Crew
+
+    from solti_store.embedded import EmbeddedServer
+
+__all__ = ["KIND", "run", "summary"]
+
+CREATORS = 4
+#: Nobody is given up: a wait for a lock is no silence.
+KIND = Kind(module="deployment.rolling_worker", lease_s=60.0)
+
+
+def run(*, seconds: float, seed: int, rounds: int = 2) -> Report:
+    """Let processes work and create while the schema goes up and down through all that their code works on.
+
+    Args:
+        seconds: How long, at least.
+        seed: Of the processes' choices.
+        rounds: How often up and down, at least.
+    """
+
+    def deploy(crew: Crew, _server: EmbeddedServer) -> Counter[str]:
+        done: Counter[str] = Counter()
+        end = time.monotonic() + seconds
+        with tempfile.TemporaryDirectory() as directory:
+            location = scripts(Path(directory))
+            await_events(crew, 200)
+            while done["down"] < rounds or time.monotonic() < end:
+                for revision, down in ((NEXT, False), (OLDEST, True), (HEAD, False)):
+                    done["tried again"] += move(crew.url, location, revision, down=down)
+                    done["down" if down else "up"] += 1
+                    await_events(crew, 100)
+        return done
+
+    return observe(deploy, seed=seed, size=WORKERS + CREATORS, kind=KIND)
+
+
+def await_events(crew: Crew, count: int) -> None:
+    """Wait until so much more has happened to tasks."""
+    from support import connect  # noqa: PLC0415
+
+    with connect(crew.url) as conn:
+        select = "SELECT count(*) FROM solti.task_events"
+        enough = None
+        while True:
+            crew.check()
+            (found,) = conn.execute(select).fetchone() or (0,)
+            enough = found + count if enough is None else enough
+            if found >= enough:
+                return
+            time.sleep(0.02)
+
+
+def summary(report: Report) -> str:
+    """The report, with the longest call of each operation."""
+    waits = sorted(report.waits.items(), key=lambda item: -item[1])
+    lines = [f"longest {name}: {seconds * 1000:.0f} ms" for name, seconds in waits]
+    return "\n".join([str(report), *lines])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="deployment.rolling", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    report = run(seconds=given.minutes * 60, seed=given.seed)
+    print(summary(report))  # noqa: T201 - it is what the command is for
+    return 1 if report.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
