@@ -1,7 +1,8 @@
 """A real PostgreSQL for every test that wants one, chosen once a run and named in the header.
 
 In this order: SOLTI_STORE_TEST_URL, Docker through testcontainers, the embedded wheel. With none of them the run
-fails; nothing is skipped. Each test gets a database of its own, cloned from a migrated template (35 ms).
+fails; nothing is skipped. Each test gets a database of its own, cloned from a migrated template (35 ms);
+SOLTI_STORE_TEST_TEMPLATE names one that is there, for tests on a schema that other code made.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SERVER_VARIABLE = "SOLTI_STORE_TESTS_SERVER"  # from the controller to its xdist workers
 TEMPLATE_VARIABLE = "SOLTI_STORE_TESTS_TEMPLATE"
+GIVEN_TEMPLATE_VARIABLE = "SOLTI_STORE_TEST_TEMPLATE"
 
 _server: TestServer | None = None
 
@@ -47,11 +49,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
     _server = choose_server()
-    template = f"solti_template_{uuid.uuid4().hex[:8]}"
+    given = os.environ.get(GIVEN_TEMPLATE_VARIABLE)
+    template = given or f"solti_template_{uuid.uuid4().hex[:8]}"
     os.environ[SERVER_VARIABLE] = _server.url
     os.environ[TEMPLATE_VARIABLE] = template
-    _execute(_server.url, f'CREATE DATABASE "{template}"')
-    upgrade(_database(_server.url, template))
+    if not given:
+        _execute(_server.url, f'CREATE DATABASE "{template}"')
+        upgrade(_database(_server.url, template))
 
 
 def pytest_report_header() -> str:
@@ -62,7 +66,8 @@ def pytest_report_header() -> str:
 def pytest_unconfigure() -> None:
     """Stop what `pytest_configure` started, and what no test should have."""
     if _server is not None:
-        _execute(_server.url, f'DROP DATABASE IF EXISTS "{os.environ[TEMPLATE_VARIABLE]}" WITH (FORCE)')
+        if GIVEN_TEMPLATE_VARIABLE not in os.environ:
+            _execute(_server.url, f'DROP DATABASE IF EXISTS "{os.environ[TEMPLATE_VARIABLE]}" WITH (FORCE)')
         _server.stop()
         if Path(os.environ["SOLTI_STORE_DATA"]).exists():
             EmbeddedServer().destroy()

@@ -1,4 +1,7 @@
-"""Migrations up and down under live processes; by hand, for minutes: `PYTHONPATH=tests python -m deployment.rolling`."""
+"""Migrations up and down under live processes.
+
+By hand, for minutes: `PYTHONPATH=tests python -m deployment.rolling --minutes 5`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from chaos.run import Kind, Report, observe
 from deployment.ahead import NEXT, move, scripts
-from deployment.rolling_worker import WORKERS
+from support import connect
 
 from solti_store.sql.revision import HEAD, OLDEST
 
@@ -21,9 +24,10 @@ if TYPE_CHECKING:
 
     from solti_store.embedded import EmbeddedServer
 
-__all__ = ["KIND", "run", "summary"]
+__all__ = ["KIND", "await_events", "run", "summary", "waits"]
 
-CREATORS = 4
+#: Half of them work, half of them create.
+SIZE = 8
 #: Nobody is given up: a wait for a lock is no silence.
 KIND = Kind(module="deployment.rolling_worker", lease_s=60.0)
 
@@ -50,13 +54,11 @@ def run(*, seconds: float, seed: int, rounds: int = 2) -> Report:
                     await_events(crew, 100)
         return done
 
-    return observe(deploy, seed=seed, size=WORKERS + CREATORS, kind=KIND)
+    return observe(deploy, seed=seed, size=SIZE, kind=KIND)
 
 
 def await_events(crew: Crew, count: int) -> None:
     """Wait until so much more has happened to tasks."""
-    from support import connect  # noqa: PLC0415
-
     with connect(crew.url) as conn:
         select = "SELECT count(*) FROM solti.task_events"
         enough = None
@@ -69,11 +71,15 @@ def await_events(crew: Crew, count: int) -> None:
             time.sleep(0.02)
 
 
+def waits(report: Report) -> str:
+    """The longest call of each operation, the longest of all first."""
+    of_all = sorted(report.waits.items(), key=lambda item: -item[1])
+    return "longest calls: " + ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in of_all)
+
+
 def summary(report: Report) -> str:
-    """The report, with the longest call of each operation."""
-    waits = sorted(report.waits.items(), key=lambda item: -item[1])
-    lines = [f"longest {name}: {seconds * 1000:.0f} ms" for name, seconds in waits]
-    return "\n".join([str(report), *lines])
+    """The report and the longest calls."""
+    return f"{report}\n{waits(report)}"
 
 
 def main() -> int:
