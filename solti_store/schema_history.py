@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from solti_store.sql.revision import forget_all_but, record
+from solti_store.sql.revision import list_applied
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -30,6 +30,5 @@ def record_applied(*, ctx: MigrationContext, step: MigrationInfo, heads: Collect
     }
     # Without the first migration there is no list; to stamp leaves the tables as they are.
     if applied or step.is_stamp:
-        ctx.execute(forget_all_but(applied))
-    if applied:
-        ctx.execute(record(applied))
+        for statement in list_applied(applied):
+            ctx.execute(statement)

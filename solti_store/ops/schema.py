@@ -29,7 +29,7 @@ def applied(conn: Connection) -> Applied | None:
     when there is none, the transaction of `conn` is rolled back.
     """
     try:
-        row = conn.execute(SELECT_APPLIED).one_or_none()
+        row = SELECT_APPLIED.one_or_none(conn, {})
     except DBAPIError as error:
         if not is_missing_table(error):
             raise
@@ -59,7 +59,7 @@ def history(conn: Connection) -> Sequence[tuple[str, str, datetime]]:
     None that was taken back is among them.
     """
     try:
-        return [(name, oldest_code, at) for name, oldest_code, at in conn.execute(SELECT_HISTORY)]
+        return [(name, oldest_code, at) for name, oldest_code, at in SELECT_HISTORY.all(conn, {})]
     except DBAPIError as error:
         if not is_missing_table(error):
             raise

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import func, select
 
-from solti_store.sql.tables import schema_history
+from solti_store.sql.driver import Prepared
+from solti_store.sql.tables import SCHEMA, schema_history
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import Delete, Insert
-
-__all__ = ["HEAD", "OLDEST", "SELECT_APPLIED", "SELECT_HISTORY", "forget_all_but", "record"]
+__all__ = ["HEAD", "OLDEST", "SELECT_APPLIED", "SELECT_HISTORY", "list_applied"]
 
 #: The newest migration. A constant, because asking Alembic costs 0.3 s of imports; a test compares the two.
 HEAD = "solti_0002"
@@ -25,7 +23,7 @@ _of = schema_history.c
 _older = schema_history.alias("older")
 
 #: The newest revision, the oldest code that works on it, and the newest revision that this code works on.
-SELECT_APPLIED = (
+SELECT_APPLIED = Prepared(
     select(
         _of.revision,
         _of.oldest_code,
@@ -35,17 +33,20 @@ SELECT_APPLIED = (
     .limit(1)
 )
 #: All revisions, in order.
-SELECT_HISTORY = select(_of.revision, _of.oldest_code, _of.applied_at).order_by(_of.revision)
+SELECT_HISTORY = Prepared(select(_of.revision, _of.oldest_code, _of.applied_at).order_by(_of.revision))
 
 
-def record(applied: Mapping[str, str]) -> Insert:
-    """Write down these revisions and the oldest code of each; those that are there stay as they are."""
-    rows: list[dict[str, Any]] = [
-        {"revision": revision, "oldest_code": oldest_code} for revision, oldest_code in applied.items()
-    ]
-    return insert(schema_history).values(rows).on_conflict_do_nothing()
+def list_applied(oldest_code: Mapping[str, str]) -> tuple[str, ...]:
+    """Makes the list what is applied: these revisions, each with the oldest code that works on it.
 
-
-def forget_all_but(revisions: Mapping[str, str]) -> Delete:
-    """Strike out all other revisions."""
-    return delete(schema_history).where(_of.revision.not_in(list(revisions)))
+    As text, for a script; the names are those of migrations, and no input. What is listed already keeps its time.
+    """
+    table = f"{SCHEMA}.schema_history"
+    if not oldest_code:
+        return (f"DELETE FROM {table}",)  # noqa: S608 - as said above, and below
+    names = ", ".join(f"'{revision}'" for revision in oldest_code)
+    rows = ", ".join(f"('{revision}', '{code}')" for revision, code in oldest_code.items())
+    return (
+        f"DELETE FROM {table} WHERE revision NOT IN ({names})",  # noqa: S608
+        f"INSERT INTO {table} (revision, oldest_code) VALUES {rows} ON CONFLICT DO NOTHING",  # noqa: S608
+    )

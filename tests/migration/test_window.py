@@ -11,12 +11,13 @@ from pathlib import Path
 from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from cli_run import run_cli
 from deployment.ahead import AFTER, NEXT, move, scripts
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, text
 from support import BlockingStore, connect, spec
 
 from solti_store import Outcome, SchemaMismatch, TaskStore
@@ -179,18 +180,17 @@ def test_the_offline_script_goes_down_with_its_list(engine: Engine) -> None:
     assert history(engine) == [(OLDEST, "solti_0001")]
 
 
-def test_to_open_a_store_takes_one_look(database_url: str) -> None:
-    seen = []
+def test_to_open_a_store_takes_one_look(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    execute: Any = psycopg.Cursor.execute
 
-    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        seen.append(statement)
+    def noted(cursor: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append(str(query))
+        return execute(cursor, query, *arguments, **options)
 
-    event.listen(Engine, "before_cursor_execute", note)
-    try:
-        TaskStore.open(database_url).close()
-    finally:
-        event.remove(Engine, "before_cursor_execute", note)
-    assert len(seen) == 1
+    monkeypatch.setattr(psycopg.Cursor, "execute", noted)
+    TaskStore.open(database_url).close()
+    assert len([query for query in seen if SCHEMA in query]) == 1
 
 
 # --- code on these schemas ----------------------------------------------------------------------
