@@ -93,9 +93,12 @@ _CONTRACT = """
 def upgrade():
     op.execute(f"ALTER TABLE {SCHEMA}.task_status RENAME COLUMN due_at TO next_at")
     op.execute(f"ALTER TABLE {SCHEMA}.task_status RENAME COLUMN phase TO stage")
+    op.execute(f"ALTER TABLE {SCHEMA}.agents ADD COLUMN zone text NOT NULL DEFAULT 'none'")
+    op.execute(f"ALTER TABLE {SCHEMA}.agents ALTER COLUMN zone DROP DEFAULT")
 
 
 def downgrade():
+    op.execute(f"ALTER TABLE {SCHEMA}.agents DROP COLUMN zone")
     op.execute(f"ALTER TABLE {SCHEMA}.task_status RENAME COLUMN stage TO phase")
     op.execute(f"ALTER TABLE {SCHEMA}.task_status RENAME COLUMN next_at TO due_at")
 """

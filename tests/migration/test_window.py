@@ -239,6 +239,7 @@ def test_code_works_on_the_next_schema_and_is_refused_by_the_one_after(
         lambda: before.why("x"),
         lambda: before.claim(agent),
         before.list,
+        lambda: before.register("v"),
         lambda: before.cancel("x"),
         lambda: before.start("x"),
     ]
