@@ -55,10 +55,10 @@ _USELESS = {"25006", "0A000"}
 _REFUSALS = {"57P03", "53300", "25006", "0A000"}
 _NO_TABLE = {"3F000", "42P01"}
 _SCHEMA = _NO_TABLE | {"42703", "42883"}
-# What else a statement meets on a schema that it was not written for: a column that it must give, or must not; a rule
-# that it does not know.
-_PERHAPS_SCHEMA = _SCHEMA | {"23502", "23514", "428C9"}
+# What else a statement meets on a schema that it was not written for: nothing of that name or type, a column that it
+# must give, a rule that it does not know.
 _CLASS_STATEMENT = "42"
+_PERHAPS_SCHEMA = {"3F000", "23502", "23514"}
 _NO_PERMISSION = "42501"
 _CLASS_CONNECTION = "08"
 _CLASS_DATA = "22"

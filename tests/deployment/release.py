@@ -55,7 +55,7 @@ def previous(directory: Path) -> Release:
     else:
         for part in _PARTS:
             if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__", "migrations-*"))
+                shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / part, tree)
     # The backend is a wheel from outside, unless it is installed.

@@ -17,6 +17,7 @@ from chaos.run import Kind, Report, observe
 from deployment.ahead import NEXT, move, scripts
 from support import connect
 
+from solti_store import TaskStore
 from solti_store.sql.revision import HEAD, OLDEST
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def run(*, seconds: float, seed: int, rounds: int = 2) -> Report:
                 for revision, down in ((NEXT, False), (OLDEST, True), (HEAD, False)):
                     done["tried again"] += move(crew.url, location, revision, down=down)
                     done["down" if down else "up"] += 1
+                    # A process that starts anew now.
+                    TaskStore.open(crew.url).close()
                     await_events(crew, 100)
         return done
 
