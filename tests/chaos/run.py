@@ -29,12 +29,12 @@ from solti_store.migrate import upgrade
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Crew", "Kind", "Report", "observe", "run"]
+__all__ = ["Crew", "Kind", "Report", "await_events", "observe", "run"]
 
 LEASE_S = 1.0
 MAX_SLOT_QUEUE = 6
 #: Without any event for so long, what is left is stuck: the lease, a reaping, and room for a busy machine.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -181,7 +181,7 @@ def observe(
     """Let workers loose on a server of their own while something happens, drain, and check.
 
     Args:
-        meanwhile: What happens; it returns how often it did what.
+        meanwhile: What happens once they are at it; it returns how often it did what.
         seed: Of the workers' choices.
         size: How many of them there are at a time.
         kind: What they are.
@@ -200,6 +200,8 @@ def observe(
         directory.mkdir()
         crew = Crew(url, directory, seed, size, kind)
         try:
+            # A busy machine takes its time to start them, and what is killed before it began is no test.
+            await_events(crew, 600)
             done = meanwhile(crew, server)
             crew.wake(everybody=True)
             server.ensure_running()
@@ -221,6 +223,19 @@ def observe(
     finally:
         server.destroy()
         shutil.rmtree(root, ignore_errors=True)
+
+
+def await_events(crew: Crew, count: int) -> None:
+    """Wait until so much more has happened to tasks."""
+    with connect(crew.url) as conn:
+        enough = None
+        while True:
+            crew.check()
+            (found,) = conn.execute("SELECT count(*) FROM solti.task_events").fetchone() or (0,)
+            enough = found + count if enough is None else enough
+            if found >= enough:
+                return
+            time.sleep(0.02)
 
 
 def _nemesis(crew: Crew, server: EmbeddedServer, rng: random.Random, seconds: float) -> Counter[str]:

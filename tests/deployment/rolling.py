@@ -13,9 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chaos.run import Kind, Report, observe
+from chaos.run import Kind, Report, await_events, observe
 from deployment.ahead import NEXT, move, scripts
-from support import connect
 
 from solti_store import TaskStore
 from solti_store.sql.revision import HEAD, OLDEST
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from solti_store.embedded import EmbeddedServer
 
-__all__ = ["KIND", "await_events", "run", "summary", "waits"]
+__all__ = ["KIND", "run", "summary", "waits"]
 
 #: Half of them work, half of them create.
 SIZE = 8
@@ -47,7 +46,6 @@ def run(*, seconds: float, seed: int, rounds: int = 2) -> Report:
         end = time.monotonic() + seconds
         with tempfile.TemporaryDirectory() as directory:
             location = scripts(Path(directory))
-            await_events(crew, 200)
             while done["down"] < rounds or time.monotonic() < end:
                 for revision, down in ((NEXT, False), (OLDEST, True), (HEAD, False)):
                     done["tried again"] += move(crew.url, location, revision, down=down)
@@ -58,20 +56,6 @@ def run(*, seconds: float, seed: int, rounds: int = 2) -> Report:
         return done
 
     return observe(deploy, seed=seed, size=SIZE, kind=KIND)
-
-
-def await_events(crew: Crew, count: int) -> None:
-    """Wait until so much more has happened to tasks."""
-    with connect(crew.url) as conn:
-        select = "SELECT count(*) FROM solti.task_events"
-        enough = None
-        while True:
-            crew.check()
-            (found,) = conn.execute(select).fetchone() or (0,)
-            enough = found + count if enough is None else enough
-            if found >= enough:
-                return
-            time.sleep(0.02)
 
 
 def waits(report: Report) -> str:

@@ -8,10 +8,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from chaos.run import observe
+from chaos.run import await_events, observe
 from deployment.ahead import NEXT, move, scripts
 from deployment.release import previous
-from deployment.rolling import KIND, await_events, summary, waits
+from deployment.rolling import KIND, summary, waits
 from sqlalchemy import make_url
 from support import connect
 
@@ -40,7 +40,6 @@ def test_the_previous_release_passes_its_tests_on_the_next_schema_while_it_is_in
     said = []
 
     def deploy(crew: Crew, _server: EmbeddedServer) -> Counter[str]:
-        await_events(crew, 100)
         move(crew.url, location, ahead)
         with connect(crew.url) as conn:
             conn.execute("CREATE DATABASE ahead")
