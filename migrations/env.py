@@ -9,6 +9,7 @@ from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
 from solti_store.migrate import migrating
+from solti_store.schema_history import record_applied
 from solti_store.schema_name import resolve_schema
 from solti_store.sql import schemas
 from solti_store.sql.tables import metadata_in
@@ -36,6 +37,7 @@ SETTINGS: dict[str, Any] = {
     "include_schemas": True,
     "include_name": ours,
     "transaction_per_migration": True,
+    "on_version_apply": record_applied,
     "compare_type": True,
     "compare_server_default": True,
 }

@@ -13,6 +13,9 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
 depends_on = ${repr(depends_on)}
+# The oldest code that works on this schema, by the name of its newest migration. Code of the release before is still
+# running when this is applied: first add, and take away in the next release. docs/migrations.md
+oldest_code = ${repr(down_revision)}
 
 # One transaction a file. An index on a table that is in use is built inside
 # `with op.get_context().autocommit_block():` with `postgresql_concurrently=True`.

@@ -262,7 +262,18 @@ class OutcomeUnknown(SoltiStoreError):
 
 
 class SchemaMismatch(SoltiStoreError):
-    """The database's schema is not the one this code was written for; the message names the command."""
+    """The database's schema is none that this code works on; the message names the command.
+
+    Attributes:
+        revision: The schema's newest revision; None when it has none, or is not known.
+    """
+
+    def __init__(self, message: str, *, revision: str | None = None) -> None:
+        super().__init__(message)
+        self.revision = revision
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), revision=self.revision), (str(self),)
 
 
 class FeedExpired(SoltiStoreError):

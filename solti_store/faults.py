@@ -17,7 +17,17 @@ from solti_store.errors import (
     TransactionAborted,
 )
 
-__all__ = ["Fault", "classify", "is_owner_conflict", "is_refusal", "spoils_connection", "sqlstate", "translate"]
+__all__ = [
+    "Fault",
+    "classify",
+    "is_missing_table",
+    "is_owner_conflict",
+    "is_refusal",
+    "may_be_schema",
+    "spoils_connection",
+    "sqlstate",
+    "translate",
+]
 
 
 class Fault(Enum):
@@ -43,7 +53,13 @@ _UNREACHABLE = {"57P01", "57P02", "57P03", "53300", "25006"}
 _USELESS = {"25006", "0A000"}
 # Of these, the ones that say no to a statement, or to a connection: nothing was begun.
 _REFUSALS = {"57P03", "53300", "25006", "0A000"}
-_SCHEMA = {"3F000", "42P01", "42703", "42883"}
+_NO_TABLE = {"3F000", "42P01"}
+_SCHEMA = _NO_TABLE | {"42703", "42883"}
+# What else a statement meets on a schema that it was not written for: nothing of that name or type, a column that it
+# must give, a rule that it does not know.
+_CLASS_STATEMENT = "42"
+_PERHAPS_SCHEMA = {"3F000", "23502", "23514"}
+_NO_PERMISSION = "42501"
 _CLASS_CONNECTION = "08"
 _CLASS_DATA = "22"
 _CHECK_VIOLATION = "23514"
@@ -71,6 +87,17 @@ def classify(error: DBAPIError) -> Fault:
 def is_refusal(error: DBAPIError) -> bool:
     """Whether the server said that it did nothing, though the connection is of no use."""
     return sqlstate(error) in _REFUSALS
+
+
+def is_missing_table(error: DBAPIError) -> bool:
+    """Whether a table is not there, or its schema."""
+    return sqlstate(error) in _NO_TABLE
+
+
+def may_be_schema(error: DBAPIError) -> bool:
+    """Whether the reason may be a schema that the statement was not written for."""
+    state = sqlstate(error) or ""
+    return state in _PERHAPS_SCHEMA or (state.startswith(_CLASS_STATEMENT) and state != _NO_PERMISSION)
 
 
 def is_owner_conflict(error: DBAPIError) -> bool:

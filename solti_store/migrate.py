@@ -22,13 +22,16 @@ from sqlalchemy.exc import DBAPIError
 
 from solti_store.errors import SchemaMismatch, StoreUnavailable
 from solti_store.faults import translate
+from solti_store.ops import schema as fitness
+from solti_store.schema_history import record_applied
 from solti_store.schema_name import resolve_schema
 from solti_store.sql import schemas
-from solti_store.sql.naming import SCHEMA, quoted, renamed, report_schema
+from solti_store.sql.naming import SCHEMA, in_schema, renamed, report_schema
+from solti_store.sql.revision import HEAD
 from solti_store.url import resolve_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from alembic.runtime.migration import MigrationContext, MigrationInfo
     from sqlalchemy import URL, Connection
@@ -38,6 +41,7 @@ __all__ = [
     "create_schemas",
     "downgrade",
     "execute",
+    "execute_block",
     "holding_lock",
     "migrating",
     "script_location",
@@ -134,13 +138,19 @@ def migrating(connection: Connection, *, schema: str, wait: float = LOCK_WAIT_S)
         StoreUnavailable: As for `holding_lock`.
     """
     with holding_lock(connection, schema=schema, wait=wait), _plain_search_path(connection):
-        regclass = f"{quoted(schema)}.alembic_version"
-        if connection.scalar(schemas.HAS_COPY, {"regclass": regclass}):
+        if _is_a_hosts(connection, schema):
             raise SchemaMismatch(
                 f"the schema '{schema}' is migrated by the application around it: run its `alembic upgrade heads`"
             )
         connection.commit()
         yield
+
+
+def _is_a_hosts(connection: Connection, schema: str) -> bool:
+    with in_schema(connection, schema):
+        if fitness.applied(connection) is None:
+            return False
+        return not all(has.one(connection, {}).is_so for has in (schemas.HAS_VERSION_TABLE, schemas.HAS_VERSION))
 
 
 @contextmanager
@@ -174,6 +184,11 @@ def execute(statement: str) -> None:
     op.execute(schemas.as_it_stands(renamed(statement, _schema_here())))
 
 
+def execute_block(body: str) -> None:
+    """Run a block of PL/pgSQL, otherwise as `execute`. As a literal, for in a name there may be any dollar quote."""
+    op.execute(schemas.as_it_stands(f"DO {schemas.literal(renamed(body, _schema_here()))}"))
+
+
 def create_schemas() -> None:
     """Create the schemas that are migrated, if they are not there."""
     op.execute(schemas.as_it_stands(schemas.create(_schema_here())))
@@ -190,8 +205,7 @@ def _schema_here() -> str:
 def branch(schema: str | None = None) -> dict[str, Any]:
     """Options for `context.configure` in a host application's `env.py`, so that our migrations can be a branch there.
 
-    The store itself reads the revision of its schema in `alembic_version` of that schema. With these options the copy
-    there follows the application's own version table.
+    What is applied to our schema then stands in the application's own version table, and not in one of ours.
 
     Args:
         schema: The schema; None means SOLTI_STORE_SCHEMA, or else `solti`.
@@ -203,7 +217,7 @@ def branch(schema: str | None = None) -> dict[str, Any]:
     return {
         "solti_schema": name,
         "include_name": theirs(name),
-        "on_version_apply": _copy_revision,
+        "on_version_apply": _take_over,
         "transaction_per_migration": True,
     }
 
@@ -226,18 +240,10 @@ def theirs(schema: str | None = None) -> Callable[[str | None, str, Any], bool]:
     return include_name
 
 
-def _copy_revision(*, ctx: MigrationContext, step: MigrationInfo, **_more: Any) -> None:  # noqa: ANN401 - Alembic's
-    # Not by the revisions before and after the step: of one that only depends on ours, these may be named too.
-    moved, below = (
-        [revision for revision in revisions if revision.startswith(_OUR_REVISIONS)]
-        for revisions in (step.up_revision_ids, step.down_revision_ids)
-    )
-    if not moved:
-        return
-    now = moved if step.is_upgrade else below
-    schema = ctx.opts["solti_schema"]
-    for statement in (*schemas.CREATE_COPY, *schemas.set_copy(now[0] if now else None)):
-        ctx.execute(schemas.as_it_stands(renamed(statement, schema)))
+def _take_over(*, ctx: MigrationContext, step: MigrationInfo, heads: Collection[str], **more: Any) -> None:  # noqa: ANN401 - Alembic's
+    record_applied(ctx=ctx, step=step, heads=heads, **more)
+    if any(revision.startswith(_OUR_REVISIONS) for revision in step.up_revision_ids):
+        ctx.execute(schemas.as_it_stands(renamed(schemas.DROP_VERSION, ctx.opts["solti_schema"])))
 
 
 # --- by whatever door ---------------------------------------------------------------------------
@@ -259,7 +265,13 @@ def upgrade(database: Engine | URL | str, revision: str = "head", *, schema: str
     """
     name = resolve_schema(schema)
     with _one_thread, _clear_errors(), _connect(database) as connection:
-        command.upgrade(config(connection, schema=name), revision)
+        try:
+            command.upgrade(config(connection, schema=name), revision)
+        except CommandError:
+            # As when old code starts anew while a newer release is being deployed, which has migrated.
+            if revision != "head" or not _is_ahead(connection, name):
+                raise
+            logger.info("the schema is ahead of this code, which works on it")
 
 
 def downgrade(database: Engine | URL | str, revision: str, *, schema: str | None = None) -> None:
@@ -267,6 +279,19 @@ def downgrade(database: Engine | URL | str, revision: str, *, schema: str | None
     name = resolve_schema(schema)
     with _one_thread, _clear_errors(), _connect(database) as connection:
         command.downgrade(config(connection, schema=name), revision)
+
+
+def _is_ahead(connection: Connection, schema: str) -> bool:
+    """Whether the schema is of newer code, and this code works on it all the same.
+
+    Raises:
+        SchemaMismatch: It does not.
+    """
+    with in_schema(connection, schema):
+        applied = fitness.applied(connection)
+    connection.rollback()
+    fitness.require(applied, schema)
+    return applied is not None and applied.revision > HEAD
 
 
 @contextmanager

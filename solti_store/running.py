@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from solti_store.errors import Invalid, StoreUnavailable, TransactionAborted
-from solti_store.faults import Fault, classify, translate
+from solti_store.errors import Invalid, SchemaMismatch, StoreUnavailable, TransactionAborted
+from solti_store.faults import Fault, classify, may_be_schema, translate
+from solti_store.ops import schema
 from solti_store.retry import Attempts
 from solti_store.sql.driver import is_autocommit
 from solti_store.sql.naming import in_schema
@@ -118,12 +119,26 @@ class Pooled:
                         conn.commit()
                     return result
             except DBAPIError as error:
+                if may_be_schema(error) and (mismatch := self._mismatch()):
+                    raise attempts.given_up(mismatch) from error
                 wait = attempts.failed(error, committing=committing)
             except PoolTimeout as error:
                 raise attempts.given_up(StoreUnavailable(f"no free connection in the pool: {error}")) from error
             except StoreUnavailable as error:
                 raise attempts.given_up(error) from error
             time.sleep(wait)
+
+    def _mismatch(self) -> SchemaMismatch | None:
+        """Whether the schema is one that this code does not work on, as after a migration too far under its feet."""
+        try:
+            with self._engine.connect() as conn:
+                conn.execution_options(isolation_level="AUTOCOMMIT")
+                schema.check(conn)
+        except SchemaMismatch as mismatch:
+            return mismatch
+        except (DBAPIError, PoolTimeout, StoreUnavailable):
+            pass  # the first error is the one to tell
+        return None
 
 
 class AsyncPooled:
@@ -155,12 +170,25 @@ class AsyncPooled:
                         await conn.commit()
                     return result
             except DBAPIError as error:
+                if may_be_schema(error) and (mismatch := await self._mismatch()):
+                    raise attempts.given_up(mismatch) from error
                 wait = attempts.failed(error, committing=committing)
             except PoolTimeout as error:
                 raise attempts.given_up(StoreUnavailable(f"no free connection in the pool: {error}")) from error
             except StoreUnavailable as error:
                 raise attempts.given_up(error) from error
             await asyncio.sleep(wait)
+
+    async def _mismatch(self) -> SchemaMismatch | None:
+        try:
+            async with self._engine.connect() as conn:
+                await conn.execution_options(isolation_level="AUTOCOMMIT")
+                await conn.run_sync(schema.check)
+        except SchemaMismatch as mismatch:
+            return mismatch
+        except (DBAPIError, PoolTimeout, StoreUnavailable):
+            pass
+        return None
 
 
 class Bound:

@@ -3,10 +3,10 @@
 Here is what each operation means and whether it may be run twice. Transactions, retries and the translation of
 errors are the runner's (`solti_store.running`), the work is the op's (`solti_store.ops`).
 
-Any method may raise `StoreUnavailable` (no connection, after some patience), `SchemaMismatch` (the database is not
-migrated to this version) and `Invalid` (an argument breaks a rule of the model). A method that changes something may
-raise `OutcomeUnknown`: the connection broke during COMMIT, and the change may or may not be there. Where a second run
-is harmless, because it names an incarnation (`finish`, `heartbeat`, …), the store has tried before it gives up.
+Any method may raise `StoreUnavailable` (no connection, after some patience), `SchemaMismatch` (this code does not
+work on the database's schema) and `Invalid` (an argument breaks a rule of the model). A method that changes something
+may raise `OutcomeUnknown`: the connection broke during COMMIT, and the change may or may not be there. Where a second
+run is harmless, because it names an incarnation (`finish`, `heartbeat`, …), the store has tried before it gives up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from solti_store.rules.watching import DEFAULT_POLL
 from solti_store.running import AsyncBound, AsyncPooled, AsyncRunner, Bound, Mode, Pooled, Runner
 from solti_store.schema_name import resolve_schema
 from solti_store.sql.naming import engine_in
-from solti_store.sql.revision import HEAD
 from solti_store.url import is_embedded
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ class TaskStore:
 
         Raises:
             Invalid: `schema` cannot be one.
-            SchemaMismatch: The schema is not this version's; the message names the command.
+            SchemaMismatch: This code does not work on the schema; the message names the command.
             EmbeddedError: The embedded server cannot be started.
         """
         # Checked before an engine is made, or a server started.
@@ -136,9 +135,11 @@ class TaskStore:
         store = cls(engine, schema=schema, retry=retry, max_slot_queue=max_slot_queue)
         store._owned = engine
         try:
-            if is_embedded(url) and store._run(fitness.revision, READ) != HEAD:
+            applied = store._run(fitness.applied, READ)
+            if is_embedded(url) and fitness.WINDOW.lags(applied):
                 _migrate(engine.url, schema)
-            store._run(fitness.check, READ)
+                applied = store._run(fitness.applied, READ)
+            fitness.require(applied, schema)
         except BaseException:
             store.close()
             raise
@@ -605,9 +606,11 @@ class AsyncTaskStore:
         store = cls(engine, schema=schema, retry=retry, max_slot_queue=max_slot_queue)
         store._owned = engine
         try:
-            if is_embedded(url) and await store._run(fitness.revision, READ) != HEAD:
+            applied = await store._run(fitness.applied, READ)
+            if is_embedded(url) and fitness.WINDOW.lags(applied):
                 await asyncio.to_thread(_migrate, engine.url, schema)
-            await store._run(fitness.check, READ)
+                applied = await store._run(fitness.applied, READ)
+            fitness.require(applied, schema)
         except BaseException:
             await store.close()
             raise

@@ -1,7 +1,8 @@
 """A real PostgreSQL for every test that wants one, chosen once a run and named in the header.
 
 In this order: SOLTI_STORE_TEST_URL, Docker through testcontainers, the embedded wheel. With none of them the run
-fails; nothing is skipped. Each test gets a database of its own, cloned from a migrated template (35 ms).
+fails; nothing is skipped. Each test gets a database of its own, cloned from a migrated template (35 ms);
+SOLTI_STORE_TEST_TEMPLATE names one that is there, for tests on a schema that other code made.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 SERVER_VARIABLE = "SOLTI_STORE_TESTS_SERVER"  # from the controller to its xdist workers
 TEMPLATE_VARIABLE = "SOLTI_STORE_TESTS_TEMPLATE"
 ODD_TEMPLATE_VARIABLE = "SOLTI_STORE_TESTS_ODD_TEMPLATE"
+GIVEN_TEMPLATE_VARIABLE = "SOLTI_STORE_TEST_TEMPLATE"
 
 _server: TestServer | None = None
 
@@ -52,10 +54,20 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     _server = choose_server()
     os.environ[SERVER_VARIABLE] = _server.url
-    for variable, schema in ((TEMPLATE_VARIABLE, SCHEMA), (ODD_TEMPLATE_VARIABLE, ODD_SCHEMA)):
+    if GIVEN_TEMPLATE_VARIABLE in os.environ:
+        os.environ[TEMPLATE_VARIABLE] = os.environ[GIVEN_TEMPLATE_VARIABLE]
+    for variable, schema in _own_templates().items():
         os.environ[variable] = template = f"solti_template_{uuid.uuid4().hex[:8]}"
         _execute(_server.url, f'CREATE DATABASE "{template}"')
         upgrade(_database(_server.url, template), schema=schema)
+
+
+def _own_templates() -> dict[str, str]:
+    """The templates that this run makes, and the schema of each: one may have been given."""
+    templates = {TEMPLATE_VARIABLE: SCHEMA, ODD_TEMPLATE_VARIABLE: ODD_SCHEMA}
+    if GIVEN_TEMPLATE_VARIABLE in os.environ:
+        del templates[TEMPLATE_VARIABLE]
+    return templates
 
 
 def pytest_report_header() -> str:
@@ -66,7 +78,7 @@ def pytest_report_header() -> str:
 def pytest_unconfigure() -> None:
     """Stop what `pytest_configure` started, and what no test should have."""
     if _server is not None:
-        for variable in (TEMPLATE_VARIABLE, ODD_TEMPLATE_VARIABLE):
+        for variable in _own_templates():
             _execute(_server.url, f'DROP DATABASE IF EXISTS "{os.environ[variable]}" WITH (FORCE)')
         _server.stop()
         if Path(os.environ["SOLTI_STORE_DATA"]).exists():

@@ -8,14 +8,22 @@ Revises:
 
 from __future__ import annotations
 
-from solti_store.migrate import create_schemas, execute
+from solti_store.migrate import create_schemas, execute, execute_block
 
 revision = "solti_0001"
 down_revision = None
 branch_labels = ("solti",)  # for applications that have these migrations among theirs
 depends_on = None
+oldest_code = "solti_0001"
 
 TABLES = (
+    """
+    CREATE TABLE solti.schema_history (
+        revision     text COLLATE "C" CONSTRAINT pk_schema_history PRIMARY KEY,
+        oldest_code  text COLLATE "C" NOT NULL,
+        applied_at   timestamptz NOT NULL DEFAULT statement_timestamp()
+    )
+    """,
     """
     CREATE TABLE solti.tasks (
         seq         bigint GENERATED ALWAYS AS IDENTITY CONSTRAINT pk_tasks PRIMARY KEY,
@@ -232,12 +240,26 @@ INDEXES = (
     "CREATE INDEX ix_agents_closed_at ON solti.agents (closed_at) WHERE closed_at IS NOT NULL",
 )
 
+# Where roles were made before the tables, workers have by default the right to write all of them.
+KEEP_HISTORY = """
+    DECLARE role text;
+    BEGIN
+        FOR role IN
+            SELECT DISTINCT a.grantee::regrole FROM pg_class AS c, aclexplode(c.relacl) AS a
+            WHERE c.oid = 'solti.schema_history'::regclass AND a.grantee NOT IN (0, c.relowner)
+        LOOP
+            EXECUTE format('REVOKE INSERT, UPDATE, DELETE ON %s FROM %s', 'solti.schema_history'::regclass, role);
+        END LOOP;
+    END
+"""
+
 
 def upgrade() -> None:
     """Create every table, and the schemas if they are not there."""
     create_schemas()
     for statement in (*TABLES, *INDEXES):
         execute(statement)
+    execute_block(KEEP_HISTORY)
 
 
 def downgrade() -> None:
@@ -256,5 +278,6 @@ def downgrade() -> None:
         "task_runs",
         "task_status",
         "tasks",
+        "schema_history",
     ):
         execute(f"DROP TABLE solti.{table}")

@@ -16,6 +16,7 @@ revision = "solti_0002"
 down_revision = "solti_0001"
 branch_labels = None
 depends_on = None
+oldest_code = "solti_0001"
 
 
 class View(NamedTuple):

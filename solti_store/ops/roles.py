@@ -113,7 +113,8 @@ def _ensure(connection: Connection, roles: Roles, timeout: timedelta) -> list[st
         found = connection.execute(sql.SELECT_FOREIGN, names).all()
         _run(connection, (sql.take(one.kind, one.name, owner) for one in found))
     if roles.worker is not None:
-        _run(connection, sql.work(schema, owner, roles.worker))
+        kept = connection.scalars(sql.SELECT_KEPT, {"schema": schema}).all()
+        _run(connection, sql.work(schema, owner, roles.worker, kept))
     if roles.reader is not None:
         milliseconds = int(timeout.total_seconds() * 1000)
         _run(connection, sql.read(schema, owner, roles.reader, database.name, milliseconds))

@@ -12,12 +12,13 @@ from sqlalchemy import text
 from solti_store.sql.naming import quoted, report_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "SELECT_DATABASE",
     "SELECT_EXCESS",
     "SELECT_FOREIGN",
+    "SELECT_KEPT",
     "SELECT_MISSING",
     "SELECT_OWNER",
     "SELECT_ROLE",
@@ -52,6 +53,14 @@ SELECT_MISSING = text(
     """
     SELECT name FROM unnest(ARRAY[:schema, :reports]) AS wanted (name)
     WHERE to_regnamespace(quote_ident(name)) IS NULL
+    """
+)
+
+#: The tables that only migrations write, as far as they are there.
+SELECT_KEPT = text(
+    """
+    SELECT relname FROM pg_class
+    WHERE relnamespace = to_regnamespace(quote_ident(:schema)) AND relname IN ('alembic_version', 'schema_history')
     """
 )
 
@@ -125,13 +134,21 @@ def take(kind: str, quoted_name: str, owner: str) -> str:
     return f"ALTER {kind} {quoted_name} OWNER TO {quoted(owner)}"
 
 
-def work(schema: str, owner: str, name: str) -> Iterator[str]:
-    """Lets a role read and write rows, and read reports, which a roll-up does; and nothing else in our schemas."""
+def work(schema: str, owner: str, name: str, kept: Iterable[str]) -> Iterator[str]:
+    """Lets a role read and write rows, and read reports, which a roll-up does; and nothing else in our schemas.
+
+    Args:
+        schema: The schema of the tables.
+        owner: Who migrates.
+        name: The role.
+        kept: Tables that it only reads: those of `SELECT_KEPT`.
+    """
     tables, reports, role = quoted(schema), quoted(report_schema(schema)), quoted(name)
     yield from _nothing(schema, name)
     yield f"GRANT USAGE ON SCHEMA {tables}, {reports} TO {role}"
     yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {tables} TO {role}"
-    yield f"REVOKE INSERT, UPDATE, DELETE ON {tables}.alembic_version FROM {role}"
+    for table in kept:
+        yield f"REVOKE INSERT, UPDATE, DELETE ON {tables}.{table} FROM {role}"
     yield f"GRANT SELECT ON ALL TABLES IN SCHEMA {reports} TO {role}"
     yield from _by_default(owner, tables, "SELECT, INSERT, UPDATE, DELETE", role)
     yield from _by_default(owner, reports, "SELECT", role)

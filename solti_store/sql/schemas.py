@@ -1,4 +1,4 @@
-"""Statements that make the schemas, and keep a copy of a revision that a host application's Alembic has."""
+"""Statements that make the schemas, and that tell who migrates them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from solti_store.sql.driver import Prepared
 from solti_store.sql.naming import quoted, report_schema
 
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
 
-__all__ = ["COPY_COMMENT", "CREATE_COPY", "HAS_COPY", "as_it_stands", "create", "literal", "set_copy"]
+__all__ = ["DROP_VERSION", "HAS_VERSION", "HAS_VERSION_TABLE", "as_it_stands", "create", "literal"]
 
 
 def as_it_stands(sql: str) -> TextClause:
@@ -38,23 +39,8 @@ def create(schema: str) -> str:
     return f"DO {literal(f'BEGIN {body} END')}"
 
 
-#: By this a copy is told from Alembic's own table.
-COPY_COMMENT = "A copy: the revision is moved by the Alembic of the application around."
-
-#: What the store looks at, where the revision itself is in the version table of a host application.
-_TABLE = "solti.alembic_version"
-CREATE_COPY = (
-    f"CREATE TABLE IF NOT EXISTS {_TABLE} (version_num varchar(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)",
-    f"COMMENT ON TABLE {_TABLE} IS {literal(COPY_COMMENT)}",
-)
-
-#: Whether `regclass` is such a copy.
-HAS_COPY = text("SELECT obj_description(to_regclass(:regclass), 'pg_class') = :comment").bindparams(
-    comment=COPY_COMMENT
-)
-
-
-def set_copy(revision: str | None) -> list[str]:
-    """Sets the copy to a revision; None is none."""
-    set_to = [] if revision is None else [f"INSERT INTO solti.alembic_version VALUES ({literal(revision)})"]  # noqa: S608
-    return ["DELETE FROM solti.alembic_version", *set_to]
+#: For a schema that a host application's Alembic migrates from now on.
+DROP_VERSION = "DROP TABLE IF EXISTS solti.alembic_version"
+#: Whether our own Alembic has a revision of it: whether there is the table, and then whether it has a row.
+HAS_VERSION_TABLE = Prepared(text("SELECT to_regclass('solti.alembic_version') IS NOT NULL AS is_so"))
+HAS_VERSION = Prepared(text("SELECT EXISTS (SELECT FROM solti.alembic_version) AS is_so"))

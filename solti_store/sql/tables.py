@@ -50,6 +50,7 @@ __all__ = [
     "metadata_in",
     "outcome_days",
     "routes",
+    "schema_history",
     "task_events",
     "task_runs",
     "task_status",
@@ -347,6 +348,15 @@ label_index = Table(
     # Equal to the row's own xmin, unless a dump was restored: then the transaction numbers mean nothing any more.
     Column("written_by", Xid8, nullable=False),
     CheckConstraint("id", name="id"),
+)
+
+# The revisions that are applied, for code that does not know them: `solti_store.rules.window`.
+schema_history = Table(
+    "schema_history",
+    metadata,
+    Column("revision", Text(collation="C"), primary_key=True),
+    Column("oldest_code", Text(collation="C"), nullable=False),
+    Column("applied_at", Instant, nullable=False, server_default=NOW),
 )
 
 # What attempts came to on days that are over: kept when retention takes their runs.

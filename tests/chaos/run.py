@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -26,14 +27,14 @@ from solti_store.embedded import EmbeddedServer
 from solti_store.migrate import upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["Report", "run"]
+__all__ = ["Crew", "Kind", "Report", "await_events", "observe", "run"]
 
 LEASE_S = 1.0
 MAX_SLOT_QUEUE = 6
 #: Without any event for so long, what is left is stuck: the lease, a reaping, and room for a busy machine.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -45,12 +46,14 @@ class Report:
         violations: What was wrong with it.
         done: How often the nemesis did what.
         deadlocks: How often the server broke one; the package's order of locks should leave none.
+        waits: The longest call of each operation, in seconds, where the workers write it down.
     """
 
     history: History
     violations: list[Violation]
     done: Counter[str] = field(default_factory=Counter)
     deadlocks: int = 0
+    waits: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
         history = self.history
@@ -69,14 +72,31 @@ def _counts(events: Counter[str], acts: Counter[str], done: Counter[str]) -> lis
     return [("events", events), ("acts", acts), ("nemesis", done)]
 
 
-class _Crew:
+@dataclass(frozen=True)
+class Kind:
+    """What the worker processes are.
+
+    Attributes:
+        module: What they run.
+        lease_s: The lease of their agents.
+        mutant: The name of what is to be broken in them.
+        path: Where they import from.
+    """
+
+    module: str = "chaos.worker"
+    lease_s: float = LEASE_S
+    mutant: str | None = None
+    path: Sequence[Path] = (Path(__file__).parents[1], Path(__file__).parents[2])
+
+
+class Crew:
     """The worker processes."""
 
-    def __init__(self, url: str, directory: Path, seed: int, size: int, mutant: str | None) -> None:
+    def __init__(self, url: str, directory: Path, seed: int, size: int, kind: Kind) -> None:
         self.url = url
         self.directory = directory
         self.seed = seed
-        self.mutant = mutant
+        self.kind = kind
         self.hired = 0
         self.processes: list[subprocess.Popen[bytes]] = []
         self.stopped: dict[int, float] = {}
@@ -86,14 +106,13 @@ class _Crew:
     def hire(self) -> None:
         name = f"w{self.hired}"
         self.hired += 1
-        tests = Path(__file__).parents[1]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])}
-        if self.mutant:
-            environment["SOLTI_CHAOS_MUTANT"] = self.mutant
-        arguments = [self.url, str(self.directory), name, str(self.seed), str(LEASE_S), str(MAX_SLOT_QUEUE)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, self.kind.path))}
+        if self.kind.mutant:
+            environment["SOLTI_CHAOS_MUTANT"] = self.kind.mutant
+        arguments = [self.url, str(self.directory), name, str(self.seed), str(self.kind.lease_s), str(MAX_SLOT_QUEUE)]
         with (self.directory / f"{name}.err").open("wb") as errors:
             self.processes.append(
-                subprocess.Popen([sys.executable, "-m", "chaos.worker", *arguments], env=environment, stderr=errors)
+                subprocess.Popen([sys.executable, "-m", self.kind.module, *arguments], env=environment, stderr=errors)
             )
 
     def replace(self, process: subprocess.Popen[bytes]) -> None:
@@ -144,6 +163,30 @@ def run(*, seconds: float, seed: int, workers: int = 4, mutant: str | None = Non
         workers: How many processes work at a time.
         mutant: The name of what is to be broken in the workers.
     """
+
+    def attack(crew: Crew, server: EmbeddedServer) -> Counter[str]:
+        return _nemesis(crew, server, random.Random(seed), seconds)
+
+    return observe(attack, seed=seed, size=workers, kind=Kind(mutant=mutant))
+
+
+def observe(
+    meanwhile: Callable[[Crew, EmbeddedServer], Counter[str]],
+    *,
+    seed: int,
+    size: int,
+    kind: Kind,
+    revision: str = "head",
+) -> Report:
+    """Let workers loose on a server of their own while something happens, drain, and check.
+
+    Args:
+        meanwhile: What happens once they are at it; it returns how often it did what.
+        seed: Of the workers' choices.
+        size: How many of them there are at a time.
+        kind: What they are.
+        revision: Of the schema at the beginning.
+    """
     root = Path(tempfile.mkdtemp(prefix="solti-chaos-"))
     # The server of root runs as another user, who must reach it.
     root.chmod(0o711)
@@ -152,12 +195,14 @@ def run(*, seconds: float, seed: int, workers: int = 4, mutant: str | None = Non
     )
     try:
         url = server.ensure_running()
-        upgrade(url)
+        upgrade(url, revision)
         directory = root / "logs"
         directory.mkdir()
-        crew = _Crew(url, directory, seed, workers, mutant)
+        crew = Crew(url, directory, seed, size, kind)
         try:
-            done = _nemesis(crew, server, random.Random(seed), seconds)
+            # A busy machine takes its time to start them, and what is killed before it began is no test.
+            await_events(crew, 600)
+            done = meanwhile(crew, server)
             crew.wake(everybody=True)
             server.ensure_running()
             (directory / "drain").touch()
@@ -170,13 +215,30 @@ def run(*, seconds: float, seed: int, workers: int = 4, mutant: str | None = Non
         with connect(url) as conn:
             history = record(conn, list(acts_in(directory)), max_slot_queue=MAX_SLOT_QUEUE)
         deadlocks = server.status().log_file.read_text(errors="replace").count("deadlock detected")
-        return Report(history, check(history), done, deadlocks)
+        waits: dict[str, float] = {}
+        for file in directory.glob("*.waits"):
+            for name, seconds in json.loads(file.read_text()).items():
+                waits[name] = max(seconds, waits.get(name, 0.0))
+        return Report(history, check(history), done, deadlocks, waits)
     finally:
         server.destroy()
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _nemesis(crew: _Crew, server: EmbeddedServer, rng: random.Random, seconds: float) -> Counter[str]:
+def await_events(crew: Crew, count: int) -> None:
+    """Wait until so much more has happened to tasks."""
+    with connect(crew.url) as conn:
+        enough = None
+        while True:
+            crew.check()
+            (found,) = conn.execute("SELECT count(*) FROM solti.task_events").fetchone() or (0,)
+            enough = found + count if enough is None else enough
+            if found >= enough:
+                return
+            time.sleep(0.02)
+
+
+def _nemesis(crew: Crew, server: EmbeddedServer, rng: random.Random, seconds: float) -> Counter[str]:
     def kill() -> None:
         crew.replace(rng.choice(crew.processes))
 
@@ -208,7 +270,7 @@ def _nemesis(crew: _Crew, server: EmbeddedServer, rng: random.Random, seconds: f
     return done
 
 
-def _drain(url: str, crew: _Crew) -> None:
+def _drain(url: str, crew: Crew) -> None:
     """Wait until every task is final, for as long as anything happens."""
     progress, since = None, time.monotonic()
     with connect(url) as conn:

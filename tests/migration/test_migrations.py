@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, make_url, text
+from sqlalchemy import create_engine, insert, inspect, make_url, text
 from support import ODD_SCHEMA, spec
 
 from solti_store import SchemaMismatch, SoltiStoreError, TaskStore
@@ -24,7 +24,7 @@ from solti_store.rules.reports import REPORTS
 from solti_store.sql.naming import REPORT_SCHEMA, SCHEMA, engine_in, quoted, report_schema
 from solti_store.sql.revision import HEAD
 from solti_store.sql.schemas import as_it_stands
-from solti_store.sql.tables import metadata, metadata_in
+from solti_store.sql.tables import metadata, metadata_in, schema_history
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -224,6 +224,7 @@ def test_a_schema_of_another_version_is_refused_with_the_remedy(empty_database_u
     upgrade(engine)
     with engine.begin() as connection:
         connection.execute(text("UPDATE solti.alembic_version SET version_num = 'solti_9999'"))
+        connection.execute(insert(schema_history).values(revision="solti_9999", oldest_code="solti_9998"))
     with pytest.raises(SchemaMismatch, match="solti_9999"):
         TaskStore.open(empty_database_url)
     with pytest.raises(SchemaMismatch, match="solti_9999"):

@@ -7,7 +7,16 @@ import pickle
 
 import pytest
 
-from solti_store import AgentLost, AlreadyExists, AlreadyRunning, LeaseLost, NotFound, SoltiStoreError, VersionConflict
+from solti_store import (
+    AgentLost,
+    AlreadyExists,
+    AlreadyRunning,
+    LeaseLost,
+    NotFound,
+    SchemaMismatch,
+    SoltiStoreError,
+    VersionConflict,
+)
 
 ERRORS = [
     NotFound("a"),
@@ -18,6 +27,8 @@ ERRORS = [
     LeaseLost("a", attempt=1, current_attempt=2, holder="w"),
     LeaseLost("a", attempt=1, current_attempt=None, holder=None),
     AgentLost("w"),
+    SchemaMismatch("too old", revision="solti_0001"),
+    SchemaMismatch("none"),
 ]
 
 
