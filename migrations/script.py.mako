@@ -17,6 +17,7 @@ depends_on = ${repr(depends_on)}
 # running when this is applied: first add, and take away in the next release. docs/migrations.md
 oldest_code = ${repr(down_revision)}
 
+# SQL runs by `solti_store.migrate.execute`, which puts the schema's real name in the place of `solti.`.
 # One transaction a file. An index on a table that is in use is built inside
 # `with op.get_context().autocommit_block():` with `postgresql_concurrently=True`.
 # The environment sets lock_timeout: a statement that waits longer gives up, and the upgrade may be tried again.
