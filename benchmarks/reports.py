@@ -20,7 +20,6 @@ from solti_store.cli.parsing import moment
 from solti_store.model import Selector
 from solti_store.ops import reports
 from solti_store.rules.reports import REPORTS
-from solti_store.sql.reports import ROLL_UP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,7 +107,8 @@ def build(field: Arena, tasks: int) -> None:
         field.single.execute(statement.encode(), sizes)
     for table in ("tasks", "task_status", "task_runs", "task_events", "agents"):
         field.single.execute(sql.SQL("VACUUM (ANALYZE) solti.{}").format(sql.Identifier(table)))
-    field.single.execute(str(ROLL_UP))
+    while field.store.roll_up() is not None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Read a report, keep what retention would take from one, and make a role that can read and do nothing else."""
+"""Read a report, and make a role that can read and do nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from solti_store.model import LabelRequirement
     from solti_store.rules.reports import Report
 
-__all__ = ["Freshness", "Rows", "freshness", "grant", "read", "roll_up"]
+__all__ = ["Freshness", "Rows", "freshness", "grant", "read"]
 
 _CANCELED = "57014"
 
@@ -134,21 +134,6 @@ def read(
         types = tuple(column.type_display for column in described.description)
         columns, rows = tuple(result.keys()), [tuple(row) for row in result]
     return Rows(report, columns, types, rows[:limit], is_cut=limit is not None and len(rows) > limit)
-
-
-def roll_up(connection: Connection) -> int:
-    """Keep what attempts came to on days that are over, for when retention takes their runs.
-
-    Any number of callers may do so at once; what is kept already stays as it is.
-
-    Args:
-        connection: In a transaction.
-
-    Returns:
-        How many days were added.
-    """
-    days: int = connection.execute(reports.ROLL_UP).scalar_one()
-    return days
 
 
 def grant(connection: Connection, name: str, timeout: timedelta) -> bool:

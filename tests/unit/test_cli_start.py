@@ -193,9 +193,7 @@ def test_a_reader_of_help_may_leave() -> None:
     assert done.stdout.strip() in {"0", "1"}
 
 
-@pytest.mark.parametrize(
-    ("form", "module", "package"), [("parquet", "pyarrow", "pyarrow"), ("png", "PIL", "Pillow")]
-)
+@pytest.mark.parametrize(("form", "module", "package"), [("parquet", "pyarrow", "pyarrow"), ("png", "PIL", "Pillow")])
 def test_without_an_extra_one_line_says_what_to_install(form: str, module: str, package: str) -> None:
     # Found nowhere, as on a machine without it.
     code = (
