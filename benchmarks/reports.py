@@ -79,15 +79,17 @@ _FILL = (
     ORDER BY 5
     """,
     """
-    INSERT INTO solti.task_events (at, seq, id, type, resource_version, phase, attempt)
-    SELECT at, seq, id, type, version, phase, attempt FROM (
-        SELECT t.created_at AS at, seq, id, 'created' AS type, 1 AS version, 'pending' AS phase, 0 AS attempt
+    INSERT INTO solti.task_events (at, seq, id, type, resource_version, phase, phase_before, attempt)
+    SELECT at, seq, id, type, version, phase, before, attempt FROM (
+        SELECT t.created_at AS at, seq, id, 'created' AS type, 1 AS version, 'pending' AS phase, NULL AS before,
+               0 AS attempt
         FROM solti.tasks t
         UNION ALL
-        SELECT started_at, seq, id, 'started', 2 * attempt, 'running', attempt
-        FROM solti.task_runs JOIN solti.tasks USING (seq)
+        SELECT r.started_at, seq, id, 'started', 2 * attempt, 'running', COALESCE(b.phase, 'pending'), attempt
+        FROM solti.task_runs r JOIN solti.tasks USING (seq)
+        LEFT JOIN (SELECT seq, attempt + 1 AS attempt, phase FROM solti.task_runs) AS b USING (seq, attempt)
         UNION ALL
-        SELECT finished_at, seq, id, 'finished', 2 * attempt + 1, phase, attempt
+        SELECT finished_at, seq, id, 'finished', 2 * attempt + 1, phase, 'running', attempt
         FROM solti.task_runs JOIN solti.tasks USING (seq)) AS told
     ORDER BY at, seq, version
     """,

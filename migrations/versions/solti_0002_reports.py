@@ -118,6 +118,29 @@ DAYS = """
          interval '1 day') AS series (day)) AS d
 """
 
+# The same of events, of which no index knows the time, since every writer would pay for it: their numbers grow with it
+# nearly, so the first of a day is found by halving, in some 25 looks at the key. Nearly: a number is drawn some time
+# after the moment that an event bears, and two clocks may have been at work. Hence an hour more at both ends.
+FIRST_EVENT = """
+    (WITH RECURSIVE search (low, high) AS (
+         SELECT min(event), max(event) + 1 FROM solti.task_events
+         UNION ALL
+         SELECT CASE WHEN is_before THEN middle + 1 ELSE low END, CASE WHEN is_before THEN high ELSE middle END
+         FROM search CROSS JOIN LATERAL (SELECT (low + high) / 2 AS middle) AS half
+         CROSS JOIN LATERAL (
+             SELECT COALESCE((SELECT at < {moment} FROM solti.task_events WHERE event >= middle
+                              ORDER BY event LIMIT 1), false) AS is_before) AS look
+         WHERE low < high)
+     SELECT low FROM search WHERE low = high)
+"""
+EVENT_DAYS = """
+    (SELECT day::date AS day, day AT TIME ZONE 'UTC' AS since, (day + interval '1 day') AT TIME ZONE 'UTC' AS until
+     FROM generate_series(
+         (SELECT date_trunc('day', at AT TIME ZONE 'UTC') FROM solti.task_events ORDER BY event LIMIT 1),
+         now() AT TIME ZONE 'UTC',
+         interval '1 day') AS series (day)) AS d
+"""
+
 # What makes two errors the same: names of agents, long hexadecimal words and all numbers are left out. Compared byte by
 # byte: by the rules of a language the sort takes twice as long.
 ERROR_GROUP = """
@@ -527,9 +550,9 @@ VIEWS = (
     ),
     View(
         "phase_spans",
-        "A row for each stay of a task in a phase, from the events, which also know tasks that are deleted. Of a task"
-        " whose first events are pruned, the first stay begins with the first that is left. Reads all events and sorts"
-        " them; with a condition on task or seq it reads all, and sorts those.",
+        "A row for each stay of a task in a phase, from the events, which also know tasks that are deleted. A stay"
+        " whose first event is pruned is not there. Reads all events and sorts those that change a phase; with a"
+        " condition on task or seq it reads all, and sorts those.",
         {
             "seq": "The task's incarnation.",
             "task": "The task's id.",
@@ -540,20 +563,19 @@ VIEWS = (
         },
         """
         SELECT seq, id, phase, at, until, extract(epoch FROM until - at)::double precision
-        FROM (SELECT seq, id, phase, at, type,
-                     lead(at) OVER (PARTITION BY seq, id ORDER BY event) AS until
-              FROM (SELECT seq, id, phase, at, type, event,
-                           lag(phase) OVER (PARTITION BY seq, id ORDER BY event) AS came_from
-                    FROM solti.task_events WHERE type <> 'refused') AS change
-              WHERE type = 'deleted' OR phase IS DISTINCT FROM came_from) AS step
+        FROM (SELECT seq, id, phase, at, type, lead(at) OVER (PARTITION BY seq, id ORDER BY event) AS until
+              FROM solti.task_events
+              WHERE type = 'deleted' OR phase IS DISTINCT FROM phase_before AND type <> 'refused') AS step
         WHERE type <> 'deleted'
         """,
     ),
     View(
         "time_in_phase",
-        "How long the tasks of each slot stayed in each phase, from the events: stays that are over, of tasks that are"
-        " not deleted. Reads and sorts all events.",
+        "How long the tasks of each slot stayed in each phase, by day, from the events: stays that ended on that day,"
+        " of tasks that are not deleted. A condition on day reads the events of those days by their number, and the"
+        " task of each; without one, all events.",
         {
+            "day": "The day on which the stays ended, in UTC.",
             "slot": "The slot of the tasks.",
             "phase": "The phase.",
             "stays": "How often a task of the slot has left the phase.",
@@ -564,13 +586,32 @@ VIEWS = (
             "p99_seconds": "What 99 in 100 lasted at most.",
             "max_seconds": "What the longest lasted.",
         },
+        # A stay that began on an earlier day has begun with the task or with an attempt, or else with the end of one.
         f"""
-        SELECT slot, phase, stays, total, p[1], p[2], p[3], p[4], p[5]
-        FROM (SELECT s.slot, stay.phase, count(*) AS stays, sum(stay.seconds) AS total,
-                     {PERCENTILES.format(of="stay.seconds")} AS p
-              FROM solti_report.phase_spans stay JOIN solti.task_status s ON s.seq = stay.seq
-              WHERE stay.left_at IS NOT NULL
-              GROUP BY s.slot, stay.phase) AS grouped
+        SELECT d.day, o.slot, o.phase, o.stays, o.total, o.p[1], o.p[2], o.p[3], o.p[4], o.p[5]
+        FROM {EVENT_DAYS} CROSS JOIN LATERAL (
+            SELECT slot, phase, count(*) AS stays, sum(seconds) AS total, {PERCENTILES.format(of="seconds")} AS p
+            FROM (SELECT s.slot, e.phase_before AS phase,
+                         date_part('epoch', e.at - COALESCE(e.entered, CASE e.phase_before
+                             WHEN 'pending' THEN (SELECT created_at FROM solti.tasks WHERE seq = e.seq)
+                             WHEN 'running' THEN (SELECT started_at FROM solti.task_runs r
+                                                  WHERE r.seq = e.seq AND r.attempt = e.attempt)
+                             ELSE (SELECT finished_at FROM solti.task_runs r
+                                   WHERE r.seq = e.seq AND r.attempt = e.attempt - (e.type = 'started')::integer)
+                             END)) AS seconds
+                  FROM (SELECT seq, attempt, type, phase_before, at,
+                               lag(at) OVER (PARTITION BY seq ORDER BY event) AS entered
+                        FROM solti.task_events
+                        WHERE event >= {FIRST_EVENT.format(moment="d.since - interval '1 hour'")}
+                        AND event < {FIRST_EVENT.format(moment="d.until + interval '1 hour'")}
+                        AND at >= d.since AND at < d.until
+                        AND phase IS DISTINCT FROM phase_before AND type <> 'refused') AS e
+                  JOIN solti.task_status s ON s.seq = e.seq
+                  WHERE e.phase_before IS NOT NULL
+                  -- To compute each length once, and not for every column.
+                  OFFSET 0) AS stay
+            WHERE seconds IS NOT NULL
+            GROUP BY slot, phase) AS o
         """,
     ),
 )

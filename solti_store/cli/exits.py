@@ -92,10 +92,8 @@ def report(error: BaseException) -> int:
     Returns:
         The exit code.
     """
-    if isinstance(error, PipeClosedError):
-        return Exit.OK
-    if isinstance(error, KeyboardInterrupt):
-        return Exit.INTERRUPTED
+    if isinstance(error, PipeClosedError | KeyboardInterrupt):
+        return Exit.OK if isinstance(error, PipeClosedError) else Exit.INTERRUPTED
     if isinstance(error, UsageError):
         return _say(str(error), Exit.USAGE)
     if isinstance(error, SoltiStoreError):

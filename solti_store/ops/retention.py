@@ -59,7 +59,7 @@ def prune(conn: Connection, retention: Retention, *, limit: int, now: datetime |
 def _rolled_up(conn: Connection, retention: Retention, now: datetime | None) -> tuple[datetime | None, bool]:
     """Keep what the runs came to that are about to go, if their days are over.
 
-    A final task has changed no earlier than its runs have ended, so what holds for runs holds for tasks by their change.
+    What holds for runs holds for final tasks by their last change, which was no earlier than the end of their runs.
 
     Returns:
         When the first run ended of which that is still to be done, and whether to go on could do no more.

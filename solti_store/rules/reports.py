@@ -228,10 +228,12 @@ REPORTS: Final = {
         ),
         Report(
             "time-in-phase",
-            "How long the tasks of each slot stayed in each phase; reads all events.",
-            ("total_seconds DESC", "slot", "phase"),
-            ("slot", "phase", "stays", "total_seconds", "p50_seconds", "p95_seconds", "max_seconds"),
+            "How long the tasks of each slot stayed in each phase, by day.",
+            ("day DESC", "total_seconds DESC", "slot", "phase"),
+            ("day", "slot", "phase", "stays", "total_seconds", "p50_seconds", "p95_seconds", "max_seconds"),
             Chart(("phase",), "total_seconds"),
+            time="day",
+            since=_TODAY,
         ),
     )
 }
