@@ -162,4 +162,6 @@ def _plain(value: Any, now: datetime) -> Any:
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     if isinstance(value, float):
         return round(value, 6)
+    if isinstance(value, date) and abs(value - now.astimezone(UTC).date()) <= timedelta(days=1):
+        return "today"
     return value.isoformat() if isinstance(value, date) else value
