@@ -23,8 +23,10 @@ _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.5rem; }
-p { opacity: .75; } svg { max-width: 100%; height: auto; }
-.scroll { overflow-x: auto; }
+p { opacity: .75; }
+/* Where there is no room for a drawing it is made smaller, and moved when nobody could read it. */
+svg { display: block; width: 100%; max-width: 45rem; min-width: 32rem; height: auto; }
+.scroll { overflow-x: auto; margin-bottom: 1rem; }
 table { border-collapse: collapse; font-size: 13px; white-space: nowrap; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: left; border-bottom: 1px solid #8883; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
@@ -62,7 +64,7 @@ def _section(found: Rows, since: datetime | None) -> str:
     if not found.rows:
         return f"{head}<p>Nothing to report.</p>\n</section>"
     cut = f"<p>Drawn from the first {len(found.rows):,} rows; there are more.</p>\n" if found.is_cut else ""
-    return f"{head}{svg(drawing(found))}\n{cut}{_table(found)}\n</section>"
+    return f'{head}<div class="scroll">{svg(drawing(found))}</div>\n{cut}{_table(found)}\n</section>'
 
 
 def _table(found: Rows) -> str:
