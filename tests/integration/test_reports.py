@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 import uuid
@@ -18,7 +19,8 @@ from xml.etree import ElementTree as ET
 
 import psycopg
 import pytest
-from cli_run import data_of, run_cli
+from cli_run import COMMAND, data_of, environment, run_cli
+from PIL import Image, ImageColor
 from psycopg import sql
 from sqlalchemy import make_url
 from support import connect
@@ -161,8 +163,36 @@ def test_every_report_has_every_form(url: str, name: str, capsys: pytest.Capture
     assert rows
     assert len(form("table").splitlines()) == len(rows) + 1
     assert 1 <= len(form("bars").splitlines()) <= 60
-    drawn = ET.fromstring(form("svg"))
-    assert drawn.tag == "{http://www.w3.org/2000/svg}svg"
+    assert ET.fromstring(form("svg")).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+@pytest.mark.parametrize("name", ["outcomes", "slots", "failures"])
+def test_a_png_is_the_same_drawing(url: str, name: str) -> None:
+    since = ["--since", "2024-01-01"] if REPORTS[name].time else []
+    drawn = ET.fromstring(data_of("report", name, *since, "-o", "svg", url=url))
+    done = subprocess.run(
+        [*COMMAND, "report", name, *since, "-o", "png"], env=environment(url), capture_output=True, check=True
+    )
+    with Image.open(io.BytesIO(done.stdout)) as image:
+        assert image.format == "PNG"
+        assert image.size == (int(drawn.attrib["width"]) * 2, int(drawn.attrib["height"]) * 2)
+        pixels = image.convert("RGB")
+    colours = {colour for _, colour in pixels.getcolors(1 << 20) or ()}
+    for part in drawn:
+        x, y = (float(part.attrib[name]) * 2 for name in ("x", "y"))
+        if part.tag.endswith("rect"):
+            width, height = (float(part.attrib[name]) * 2 for name in ("width", "height"))
+            if width and height:
+                middle = pixels.getpixel((int(x + width / 2), int(y + height / 2)))
+                assert middle == ImageColor.getrgb(part.attrib["fill"])
+                # White all around it.
+                assert pixels.getpixel((int(x + width / 2), int(y) - 2)) == (255, 255, 255)
+        else:
+            # A text has ink where it stands.
+            before = part.attrib["text-anchor"] == "end"
+            box = (int(x) - 20 if before else int(x), int(y) - 18, int(x) if before else int(x) + 20, int(y) + 2)
+            assert pixels.crop(box).getextrema() != ((255, 255),) * 3
+            assert ImageColor.getrgb(part.attrib["fill"]) in colours
 
 
 def test_without_a_name_it_says_which_reports_there_are() -> None:
