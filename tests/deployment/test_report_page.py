@@ -11,7 +11,7 @@ import subprocess
 import threading
 from contextlib import contextmanager
 from html import unescape
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -65,8 +65,6 @@ def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        extensions_map: ClassVar[dict[str, str]] = {".html": "text/html", "": "application/octet-stream"}
-
         def __init__(self, *given: Any) -> None:
             super().__init__(*given, directory=str(folder))
 

@@ -74,4 +74,5 @@ def test_percentiles_of_days_added_up(connection: psycopg.Connection[Any]) -> No
     (query,) = (query for query in QUERIES if "added" in query)
     found = connection.execute(query.replace("current_date - 30", "'2024-05-01'").encode()).fetchall()
     # Of 4, 5, 10, 10 and 60 seconds; of 10; of 1.
-    assert [(slot, pytest.approx(p95, rel=0.091)) for slot, p95 in found] == [("build", 60), ("later", 10), ("stop", 1)]
+    assert [slot for slot, _ in found] == ["build", "later", "stop"]
+    assert [p95 for _, p95 in found] == pytest.approx([60, 10, 1], rel=0.091)
