@@ -632,7 +632,7 @@ TRENDS = (
     View(
         "duration_trend",
         "How long attempts ran and tasks waited for their first one, by day, slot, kind and measure, in percentiles,"
-        f" each at most 9.1 % too great and never beyond the longest. {OF_TREND}",
+        f" each too great by less than a tenth and never beyond the longest. {OF_TREND}",
         A_DAY
         | A_SLOT
         | A_MEASURE
