@@ -147,7 +147,8 @@ def _said_of(freshness: "Freshness") -> str:
     """How fresh a server is, in words."""
     if freshness.as_of is None or freshness.behind_seconds is None:
         return "as of an unknown time, for it has replayed nothing since it was started"
-    return f"as of {freshness.as_of:%Y-%m-%d %H:%M:%S %Z}, at most {elapsed(freshness.behind_seconds * 1000)} behind"
+    behind = f", at most {elapsed(freshness.behind_seconds * 1000)} behind" if freshness.is_replica else ""
+    return f"as of {freshness.as_of:%Y-%m-%d %H:%M:%S %Z}{behind}"
 
 
 def _write_page(context: typer.Context, file: Path, moment: datetime | None, bound: timedelta) -> None:
