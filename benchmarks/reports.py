@@ -20,7 +20,6 @@ from solti_store.cli.parsing import moment
 from solti_store.model import Selector
 from solti_store.ops import reports
 from solti_store.rules.reports import REPORTS
-from solti_store.sql.reports import ROLL_UP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,15 +79,17 @@ _FILL = (
     ORDER BY 5
     """,
     """
-    INSERT INTO solti.task_events (at, seq, id, type, resource_version, phase, attempt)
-    SELECT at, seq, id, type, version, phase, attempt FROM (
-        SELECT t.created_at AS at, seq, id, 'created' AS type, 1 AS version, 'pending' AS phase, 0 AS attempt
+    INSERT INTO solti.task_events (at, seq, id, type, resource_version, phase, phase_before, attempt)
+    SELECT at, seq, id, type, version, phase, before, attempt FROM (
+        SELECT t.created_at AS at, seq, id, 'created' AS type, 1 AS version, 'pending' AS phase, NULL AS before,
+               0 AS attempt
         FROM solti.tasks t
         UNION ALL
-        SELECT started_at, seq, id, 'started', 2 * attempt, 'running', attempt
-        FROM solti.task_runs JOIN solti.tasks USING (seq)
+        SELECT r.started_at, seq, id, 'started', 2 * attempt, 'running', COALESCE(b.phase, 'pending'), attempt
+        FROM solti.task_runs r JOIN solti.tasks USING (seq)
+        LEFT JOIN (SELECT seq, attempt + 1 AS attempt, phase FROM solti.task_runs) AS b USING (seq, attempt)
         UNION ALL
-        SELECT finished_at, seq, id, 'finished', 2 * attempt + 1, phase, attempt
+        SELECT finished_at, seq, id, 'finished', 2 * attempt + 1, phase, 'running', attempt
         FROM solti.task_runs JOIN solti.tasks USING (seq)) AS told
     ORDER BY at, seq, version
     """,
@@ -108,7 +109,8 @@ def build(field: Arena, tasks: int) -> None:
         field.single.execute(statement.encode(), sizes)
     for table in ("tasks", "task_status", "task_runs", "task_events", "agents"):
         field.single.execute(sql.SQL("VACUUM (ANALYZE) solti.{}").format(sql.Identifier(table)))
-    field.single.execute(ROLL_UP.text)
+    while field.store.roll_up() is not None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)

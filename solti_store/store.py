@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, Bookmark, TaskQuery
-from solti_store.ops import agents, arguments, claims, closing, feed, label_index, listing, rows, tasks
+from solti_store.ops import agents, arguments, claims, closing, feed, label_index, listing, rollups, rows, tasks
 from solti_store.ops import retention as retaining
 from solti_store.ops import schema as fitness
 from solti_store.ops import why as explaining
@@ -37,6 +37,7 @@ from solti_store.url import is_embedded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from datetime import date
     from types import TracebackType
 
     from sqlalchemy import URL, Connection, Engine
@@ -548,13 +549,25 @@ class TaskStore:
     def prune(self, retention: Retention = Retention(), *, limit: int = MAX_LIMIT) -> Pruned:
         """Delete what is over and kept no longer: final tasks, runs, agents. Never what is active.
 
-        Any process may call this, at any time, also several at once; what others hold is left to the next call.
+        Any process may call this, at any time, also several at once; what others hold is left to the next call. Runs
+        whose day is over are rolled up first; see `roll_up`.
 
         Args:
             retention: How long what is kept.
             limit: The most of each to delete, up to 1000; the result says whether there is more.
         """
         return self._run(retaining.prune, BATCH_FENCED, retention, limit=limit)
+
+    def roll_up(self) -> date | None:
+        """Keep what the attempts of a day came to, for trends that outlive retention: the first that is not kept yet.
+
+        A day is kept once, an hour after it is over. Any process may call this, at any time, also several at once.
+        Workers do.
+
+        Returns:
+            The day, in UTC; None when there is nothing to do, or somebody else is at it.
+        """
+        return self._run(rollups.roll_up, BATCH_FENCED)
 
     def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """Close the agent; what it still runs ends as if it had fallen silent."""
@@ -837,6 +850,10 @@ class AsyncTaskStore:
     async def prune(self, retention: Retention = Retention(), *, limit: int = MAX_LIMIT) -> Pruned:
         """As `TaskStore.prune`."""
         return await self._run(retaining.prune, BATCH_FENCED, retention, limit=limit)
+
+    async def roll_up(self) -> date | None:
+        """As `TaskStore.roll_up`."""
+        return await self._run(rollups.roll_up, BATCH_FENCED)
 
     async def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """As `TaskStore.sign_off`."""

@@ -93,20 +93,25 @@ INSERT INTO solti.agents (seq, id, labels, kinds, capacity, state, lease, regist
 
 # Task 9 is deleted; of the others, one that was retried, one that is still running, and a late write.
 _EVENTS = """
-INSERT INTO solti.task_events (at, seq, id, type, resource_version, phase, attempt) VALUES
-('2024-05-01 09:00:00Z', 1, 'done', 'created', 1, 'pending', 0),
-('2024-05-01 09:00:10Z', 1, 'done', 'specChanged', 2, 'pending', 0),
-('2024-05-01 09:00:30Z', 1, 'done', 'started', 3, 'running', 1),
-('2024-05-01 09:00:40Z', 1, 'done', 'finished', 4, 'failed', 1),
-('2024-05-01 09:01:10Z', 1, 'done', 'started', 5, 'running', 2),
-('2024-05-01 09:01:20Z', 1, 'done', 'refused', 5, 'running', 2),
-('2024-05-01 09:02:10Z', 1, 'done', 'finished', 7, 'succeeded', 3),
-(now() - interval '65 s', 3, 'runs', 'created', 1, 'pending', 0),
-(now() - interval '63 s', 3, 'runs', 'admitted', 1, 'pending', 0),
-(now() - interval '20 s', 3, 'runs', 'started', 2, 'running', 1),
-(now() - interval '8 s', 3, 'runs', 'cancelRequested', 3, 'running', 1),
-('2024-05-01 08:00:00Z', 9, 'deleted', 'created', 1, 'pending', 0),
-('2024-05-01 08:00:07Z', 9, 'deleted', 'deleted', 2, 'pending', 0)
+INSERT INTO solti.task_events (at, seq, id, type, resource_version, phase, phase_before, attempt) VALUES
+('2024-05-01 09:00:00Z', 1, 'done', 'created', 1, 'pending', NULL, 0),
+('2024-05-01 09:00:10Z', 1, 'done', 'specChanged', 2, 'pending', 'pending', 0),
+('2024-05-01 09:00:30Z', 1, 'done', 'started', 3, 'running', 'pending', 1),
+('2024-05-01 09:00:40Z', 1, 'done', 'finished', 4, 'failed', 'running', 1),
+('2024-05-01 09:01:00Z', 1, 'done', 'started', 5, 'running', 'failed', 2),
+('2024-05-01 09:01:04Z', 1, 'done', 'refused', 5, 'running', 'running', 2),
+('2024-05-01 09:01:05Z', 1, 'done', 'finished', 5, 'timeout', 'running', 2),
+('2024-05-01 09:01:10Z', 1, 'done', 'started', 6, 'running', 'timeout', 3),
+('2024-05-01 09:02:10Z', 1, 'done', 'finished', 7, 'succeeded', 'running', 3),
+('2024-05-01 08:00:00Z', 9, 'deleted', 'created', 1, 'pending', NULL, 0),
+('2024-05-01 08:00:07Z', 9, 'deleted', 'deleted', 2, 'pending', 'pending', 0),
+('2024-05-02 00:00:00Z', 2, 'gone-bad', 'finished', 4, 'failed', 'running', 1),
+('2024-05-02 10:00:00Z', 2, 'gone-bad', 'started', 5, 'running', 'failed', 2),
+('2024-05-02 10:00:04Z', 2, 'gone-bad', 'finished', 6, 'exhausted', 'running', 2),
+(now() - interval '65 s', 3, 'runs', 'created', 1, 'pending', NULL, 0),
+(now() - interval '63 s', 3, 'runs', 'admitted', 1, 'pending', 'pending', 0),
+(now() - interval '20 s', 3, 'runs', 'started', 2, 'running', 'pending', 1),
+(now() - interval '8 s', 3, 'runs', 'cancelRequested', 3, 'running', 'running', 1)
 """
 
 
@@ -157,4 +162,6 @@ def _plain(value: Any, now: datetime) -> Any:
         return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
     if isinstance(value, float):
         return round(value, 6)
+    if isinstance(value, date) and abs(value - now.astimezone(UTC).date()) <= timedelta(days=1):
+        return "today"
     return value.isoformat() if isinstance(value, date) else value

@@ -1,4 +1,4 @@
-"""The reports: views in a schema of their own, each with its comments, and the version of their meaning.
+"""The reports: views in a schema of their own, each with its comments, and the tables of what is kept for trends.
 
 docs/reporting.md says how they are used, and what it takes to change one.
 
@@ -35,21 +35,69 @@ class View(NamedTuple):
     query: str
 
 
-# What is kept of days whose runs retention takes. Beside the tables, since whoever reads reports sees views alone.
-TABLE = """
-CREATE TABLE solti.outcome_days (
-    day          date NOT NULL,
-    slot         text COLLATE "C" NOT NULL,
-    kind         text COLLATE "C" NOT NULL,
-    attempts     bigint NOT NULL,
-    succeeded    bigint NOT NULL,
-    failed       bigint NOT NULL,
-    timeout      bigint NOT NULL,
-    canceled     bigint NOT NULL,
-    run_seconds  double precision NOT NULL,
-    CONSTRAINT pk_outcome_days PRIMARY KEY (day, slot, kind)
-)
-"""
+# What is kept of days whose runs retention takes, and up to where. Beside the tables, since whoever reads reports sees
+# views alone.
+TABLES = {
+    "rollup": """
+        id    boolean NOT NULL DEFAULT true CONSTRAINT pk_rollup PRIMARY KEY,
+        upto  timestamptz NOT NULL DEFAULT '-infinity',
+        CONSTRAINT ck_rollup_id CHECK (id)
+    """,
+    "outcome_days": """
+        day          date NOT NULL,
+        slot         text COLLATE "C" NOT NULL,
+        kind         text COLLATE "C" NOT NULL,
+        attempts     bigint NOT NULL,
+        succeeded    bigint NOT NULL,
+        failed       bigint NOT NULL,
+        timeout      bigint NOT NULL,
+        canceled     bigint NOT NULL,
+        run_seconds  double precision NOT NULL,
+        CONSTRAINT pk_outcome_days PRIMARY KEY (day, slot, kind)
+    """,
+    "retry_days": """
+        day            date NOT NULL,
+        slot           text COLLATE "C" NOT NULL,
+        kind           text COLLATE "C" NOT NULL,
+        attempts       bigint NOT NULL,
+        unsuccessful   bigint NOT NULL,
+        retries        bigint NOT NULL,
+        recovered      bigint NOT NULL,
+        run_seconds    double precision NOT NULL,
+        lost_seconds   double precision NOT NULL,
+        retry_seconds  double precision NOT NULL,
+        CONSTRAINT pk_retry_days PRIMARY KEY (day, slot, kind)
+    """,
+    "duration_days": """
+        day          date NOT NULL,
+        slot         text COLLATE "C" NOT NULL,
+        kind         text COLLATE "C" NOT NULL,
+        measure      text COLLATE "C" NOT NULL,
+        attempts     bigint NOT NULL,
+        max_seconds  double precision NOT NULL,
+        buckets      smallint[] NOT NULL,
+        counts       bigint[] NOT NULL,
+        CONSTRAINT pk_duration_days PRIMARY KEY (day, slot, kind, measure)
+    """,
+    "failure_days": """
+        day       date NOT NULL,
+        error     text COLLATE "C" NOT NULL,
+        attempts  bigint NOT NULL,
+        tasks     bigint NOT NULL,
+        first_at  timestamptz NOT NULL,
+        last_at   timestamptz NOT NULL,
+        CONSTRAINT pk_failure_days PRIMARY KEY (day, error)
+    """,
+    "throughput_hours": """
+        hour         timestamptz NOT NULL CONSTRAINT pk_throughput_hours PRIMARY KEY,
+        attempts     bigint NOT NULL,
+        succeeded    bigint NOT NULL,
+        failed       bigint NOT NULL,
+        timeout      bigint NOT NULL,
+        canceled     bigint NOT NULL,
+        run_seconds  double precision NOT NULL
+    """,
+}
 
 # Numbers and not intervals: spreadsheets, data frames and dashboards all take them.
 PERCENTILES = "percentile_cont('{{0.5,0.9,0.95,0.99,1}}'::double precision[]) WITHIN GROUP (ORDER BY {of})"
@@ -60,6 +108,29 @@ DAYS = """
     (SELECT day::date AS day, day AT TIME ZONE 'UTC' AS since, (day + interval '1 day') AT TIME ZONE 'UTC' AS until
      FROM generate_series(
          (SELECT date_trunc('day', min(finished_at) AT TIME ZONE 'UTC') FROM solti.task_runs),
+         now() AT TIME ZONE 'UTC',
+         interval '1 day') AS series (day)) AS d
+"""
+
+# The same of events, of which no index knows the time, since every writer would pay for it: their numbers grow with it
+# nearly, so the first of a day is found by halving, in some 25 looks at the key. Nearly: a number is drawn some time
+# after the moment that an event bears, and two clocks may have been at work. Hence an hour more at both ends.
+FIRST_EVENT = """
+    (WITH RECURSIVE search (low, high) AS (
+         SELECT min(event), max(event) + 1 FROM solti.task_events
+         UNION ALL
+         SELECT CASE WHEN is_before THEN middle + 1 ELSE low END, CASE WHEN is_before THEN high ELSE middle END
+         FROM search CROSS JOIN LATERAL (SELECT (low + high) / 2 AS middle) AS half
+         CROSS JOIN LATERAL (
+             SELECT COALESCE((SELECT at < {moment} FROM solti.task_events WHERE event >= middle
+                              ORDER BY event LIMIT 1), false) AS is_before) AS look
+         WHERE low < high)
+     SELECT low FROM search WHERE low = high)
+"""
+EVENT_DAYS = """
+    (SELECT day::date AS day, day AT TIME ZONE 'UTC' AS since, (day + interval '1 day') AT TIME ZONE 'UTC' AS until
+     FROM generate_series(
+         (SELECT date_trunc('day', at AT TIME ZONE 'UTC') FROM solti.task_events ORDER BY event LIMIT 1),
          now() AT TIME ZONE 'UTC',
          interval '1 day') AS series (day)) AS d
 """
@@ -95,10 +166,86 @@ COUNTED = {
 
 A_DAY = {"day": "The day on which the attempts ended, in UTC."}
 A_SLOT = {"slot": "The slot of the tasks.", "kind": "Their kind: subprocess, container, wasm or embedded."}
+RETRIES = (
+    A_DAY
+    | A_SLOT
+    | {
+        "attempts": "Attempts that ended on that day.",
+        "unsuccessful": "Those of them that failed or took too long.",
+        "retries": "Those of them that were retries.",
+        "recovered": "The retries that succeeded.",
+        "run_seconds": "What all attempts ran for, together.",
+        "lost_seconds": "What the unsuccessful ones ran for.",
+        "retry_seconds": "What the retries ran for.",
+        "lost_share": "lost_seconds over run_seconds; NULL when nothing took any time.",
+    }
+)
 OF_DAYS = (
     "Counts the runs that are kept. A condition on day reads the runs of those days by an index, and the task of each;"
     " without one, all runs."
 )
+
+OF_TREND = (
+    "Days that are rolled up outlive their runs; later ones are counted from the runs. Reads the rows that are kept,"
+    " and the runs of later days by an index."
+)
+LATER = "(SELECT (upto AT TIME ZONE 'UTC')::date FROM solti.rollup)"
+
+# Lengths of time are kept in buckets, each 2^(1/8) = 1.09 times as long as the one before: percentiles of several days
+# or slots cannot be had from those of each, but counts can be added. Bucket 0 ends at a millisecond.
+# Less a little, since of a power of two the logarithm may come out a little greater.
+BUCKET = "CASE WHEN {of} > 0.001 THEN ceil(8 * ln({of} * 1000) / ln(2::float8) - 1e-9) ELSE 0 END::smallint"
+BOUND = "0.001 * 2 ^ (bucket / 8.0)::double precision"
+
+# How many errors a day are kept apart: an error with a word that is never the same would be a row an attempt.
+ERRORS = 100
+
+# What the trends count of days that are not rolled up yet, and what rolling up keeps of a day. In the schema of the
+# tables: they are no reports.
+OF_RUNS = {
+    "duration_days_of_runs": f"""
+        SELECT d.day, o.* FROM {DAYS} CROSS JOIN LATERAL (
+            SELECT slot, kind, measure, sum(counted)::bigint AS attempts, max(longest) AS max_seconds,
+                   array_agg(bucket ORDER BY bucket) AS buckets, array_agg(counted ORDER BY bucket) AS counts
+            FROM (SELECT t.slot, t.kind, m.measure, {BUCKET.format(of="m.seconds")} AS bucket, count(*) AS counted,
+                         max(m.seconds) AS longest
+                  FROM solti.task_runs r JOIN solti.tasks t ON t.seq = r.seq
+                  CROSS JOIN LATERAL (
+                      SELECT 'run' AS measure, extract(epoch FROM r.finished_at - r.started_at)::double precision
+                      UNION ALL
+                      SELECT 'wait', extract(epoch FROM r.started_at - t.created_at)::double precision
+                      WHERE r.attempt = 1) AS m (measure, seconds)
+                  WHERE r.finished_at >= d.since AND r.finished_at < d.until
+                  GROUP BY 1, 2, 3, 4) AS bucketed
+            GROUP BY slot, kind, measure) AS o
+    """,
+    "failure_days_of_runs": f"""
+        SELECT day, CASE WHEN place <= {ERRORS} THEN error ELSE '(other errors)' END AS error,
+               sum(attempts)::bigint AS attempts, sum(tasks)::bigint AS tasks,
+               min(first_at) AS first_at, max(last_at) AS last_at
+        FROM (SELECT day, error, attempts, tasks, first_at, last_at,
+                     row_number() OVER (PARTITION BY day ORDER BY attempts DESC, error) AS place
+              FROM solti_report.failures) AS ranked
+        GROUP BY 1, 2
+    """,
+    "throughput_hours_of_runs": f"""
+        SELECT d.day, o.* FROM {DAYS} CROSS JOIN LATERAL (
+            SELECT date_trunc('hour', r.finished_at, 'UTC') AS hour, {COUNTS}
+            FROM solti.task_runs r
+            WHERE r.finished_at >= d.since AND r.finished_at < d.until
+            GROUP BY 1) AS o
+    """,
+}
+
+DURATIONS = f"""
+    (SELECT day, slot, kind, measure, attempts, max_seconds, buckets, counts FROM solti.duration_days
+     UNION ALL
+     SELECT day, slot, kind, measure, attempts, max_seconds, buckets, counts FROM solti.duration_days_of_runs
+     WHERE day >= {LATER}) AS h
+"""
+A_MEASURE = {
+    "measure": "run: how long attempts ran; wait: how long tasks waited for their first one, from their creation.",
+}
 
 VIEWS = (
     View(
@@ -285,19 +432,6 @@ VIEWS = (
         """,
     ),
     View(
-        "outcome_trend",
-        "What attempts came to, by day, slot and kind: of days that `solti-store db roll-up` has kept, which outlive"
-        " their runs, and of later ones as in outcomes. Reads the rows that are kept, and the runs of later days by an"
-        " index, with the task of each.",
-        A_DAY | A_SLOT | COUNTED,
-        """
-        SELECT day, slot, kind, attempts, succeeded, failed, timeout, canceled, run_seconds FROM solti.outcome_days
-        UNION ALL
-        SELECT day, slot, kind, attempts, succeeded, failed, timeout, canceled, run_seconds FROM solti_report.outcomes
-        WHERE day > COALESCE((SELECT max(day) FROM solti.outcome_days), '-infinity')
-        """,
-    ),
-    View(
         "outcomes_by_label",
         "What attempts came to, by day and label; an attempt counts once for each label of its task, as the labels are"
         f" now. {OF_DAYS}",
@@ -348,18 +482,7 @@ VIEWS = (
         "What failures cost and what retries saved, by day, slot and kind. A retry is an attempt after one that failed"
         " or took too long; a restart by interval is none. Finds the attempt before each by its key."
         f" {OF_DAYS}",
-        A_DAY
-        | A_SLOT
-        | {
-            "attempts": "Attempts that ended on that day.",
-            "unsuccessful": "Those of them that failed or took too long.",
-            "retries": "Those of them that were retries.",
-            "recovered": "The retries that succeeded.",
-            "run_seconds": "What all attempts ran for, together.",
-            "lost_seconds": "What the unsuccessful ones ran for.",
-            "retry_seconds": "What the retries ran for.",
-            "lost_share": "lost_seconds over run_seconds; NULL when nothing took any time.",
-        },
+        RETRIES,
         f"""
         SELECT d.day, o.*, o.lost_seconds / NULLIF(o.run_seconds, 0)
         FROM {DAYS} CROSS JOIN LATERAL (
@@ -421,9 +544,9 @@ VIEWS = (
     ),
     View(
         "phase_spans",
-        "A row for each stay of a task in a phase, from the events, which also know tasks that are deleted. Of a task"
-        " whose first events are pruned, the first stay begins with the first that is left. Reads all events and sorts"
-        " them; with a condition on task or seq it reads all, and sorts those.",
+        "A row for each stay of a task in a phase, from the events, which also know tasks that are deleted. A stay"
+        " whose first event is pruned is not there. Reads all events and sorts those that change a phase; with a"
+        " condition on task or seq it reads all, and sorts those.",
         {
             "seq": "The task's incarnation.",
             "task": "The task's id.",
@@ -434,20 +557,19 @@ VIEWS = (
         },
         """
         SELECT seq, id, phase, at, until, extract(epoch FROM until - at)::double precision
-        FROM (SELECT seq, id, phase, at, type,
-                     lead(at) OVER (PARTITION BY seq, id ORDER BY event) AS until
-              FROM (SELECT seq, id, phase, at, type, event,
-                           lag(phase) OVER (PARTITION BY seq, id ORDER BY event) AS came_from
-                    FROM solti.task_events WHERE type <> 'refused') AS change
-              WHERE type = 'deleted' OR phase IS DISTINCT FROM came_from) AS step
+        FROM (SELECT seq, id, phase, at, type, lead(at) OVER (PARTITION BY seq, id ORDER BY event) AS until
+              FROM solti.task_events
+              WHERE type = 'deleted' OR phase IS DISTINCT FROM phase_before AND type <> 'refused') AS step
         WHERE type <> 'deleted'
         """,
     ),
     View(
         "time_in_phase",
-        "How long the tasks of each slot stayed in each phase, from the events: stays that are over, of tasks that are"
-        " not deleted. Reads and sorts all events.",
+        "How long the tasks of each slot stayed in each phase, by day, from the events: stays that ended on that day,"
+        " of tasks that are not deleted. A condition on day reads the events of those days by their number, and the"
+        " task of each; without one, all events.",
         {
+            "day": "The day on which the stays ended, in UTC.",
             "slot": "The slot of the tasks.",
             "phase": "The phase.",
             "stays": "How often a task of the slot has left the phase.",
@@ -458,13 +580,135 @@ VIEWS = (
             "p99_seconds": "What 99 in 100 lasted at most.",
             "max_seconds": "What the longest lasted.",
         },
+        # A stay that began on an earlier day has begun with the task or with an attempt, or else with the end of one.
         f"""
-        SELECT slot, phase, stays, total, p[1], p[2], p[3], p[4], p[5]
-        FROM (SELECT s.slot, stay.phase, count(*) AS stays, sum(stay.seconds) AS total,
-                     {PERCENTILES.format(of="stay.seconds")} AS p
-              FROM solti_report.phase_spans stay JOIN solti.task_status s ON s.seq = stay.seq
-              WHERE stay.left_at IS NOT NULL
-              GROUP BY s.slot, stay.phase) AS grouped
+        SELECT d.day, o.slot, o.phase, o.stays, o.total, o.p[1], o.p[2], o.p[3], o.p[4], o.p[5]
+        FROM {EVENT_DAYS} CROSS JOIN LATERAL (
+            SELECT slot, phase, count(*) AS stays, sum(seconds) AS total, {PERCENTILES.format(of="seconds")} AS p
+            FROM (SELECT s.slot, e.phase_before AS phase,
+                         date_part('epoch', e.at - COALESCE(e.entered, CASE e.phase_before
+                             WHEN 'pending' THEN (SELECT created_at FROM solti.tasks WHERE seq = e.seq)
+                             WHEN 'running' THEN (SELECT started_at FROM solti.task_runs r
+                                                  WHERE r.seq = e.seq AND r.attempt = e.attempt)
+                             ELSE (SELECT finished_at FROM solti.task_runs r
+                                   WHERE r.seq = e.seq AND r.attempt = e.attempt - (e.type = 'started')::integer)
+                             END)) AS seconds
+                  FROM (SELECT seq, attempt, type, phase_before, at,
+                               lag(at) OVER (PARTITION BY seq ORDER BY event) AS entered
+                        FROM solti.task_events
+                        WHERE event >= {FIRST_EVENT.format(moment="d.since - interval '1 hour'")}
+                        AND event < {FIRST_EVENT.format(moment="d.until + interval '1 hour'")}
+                        AND at >= d.since AND at < d.until
+                        AND phase IS DISTINCT FROM phase_before AND type <> 'refused') AS e
+                  JOIN solti.task_status s ON s.seq = e.seq
+                  WHERE e.phase_before IS NOT NULL
+                  -- To compute each length once, and not for every column.
+                  OFFSET 0) AS stay
+            WHERE seconds IS NOT NULL
+            GROUP BY slot, phase) AS o
+        """,
+    ),
+)
+
+
+TRENDS = (
+    View(
+        "outcome_trend",
+        f"What attempts came to, by day, slot and kind. {OF_TREND}",
+        A_DAY | A_SLOT | COUNTED,
+        f"""
+        SELECT day, slot, kind, attempts, succeeded, failed, timeout, canceled, run_seconds FROM solti.outcome_days
+        UNION ALL
+        SELECT day, slot, kind, attempts, succeeded, failed, timeout, canceled, run_seconds FROM solti_report.outcomes
+        WHERE day >= {LATER}
+        """,
+    ),
+    View(
+        "duration_trend",
+        "How long attempts ran and tasks waited for their first one, by day, slot, kind and measure, in percentiles,"
+        f" each too great by less than a tenth and never beyond the longest. {OF_TREND}",
+        A_DAY
+        | A_SLOT
+        | A_MEASURE
+        | {
+            "attempts": "How many were measured.",
+            "p50_seconds": "What half of them took at most.",
+            "p90_seconds": "What nine in ten took at most.",
+            "p95_seconds": "What 19 in 20 took at most.",
+            "p99_seconds": "What 99 in 100 took at most.",
+            "max_seconds": "What the longest took.",
+        },
+        f"""
+        SELECT h.day, h.slot, h.kind, h.measure, h.attempts, p.p50, p.p90, p.p95, p.p99, h.max_seconds
+        FROM {DURATIONS} CROSS JOIN LATERAL (
+            SELECT LEAST(h.max_seconds, min(bound) FILTER (WHERE upto >= 0.5 * h.attempts)) AS p50,
+                   LEAST(h.max_seconds, min(bound) FILTER (WHERE upto >= 0.9 * h.attempts)) AS p90,
+                   LEAST(h.max_seconds, min(bound) FILTER (WHERE upto >= 0.95 * h.attempts)) AS p95,
+                   LEAST(h.max_seconds, min(bound) FILTER (WHERE upto >= 0.99 * h.attempts)) AS p99
+            FROM (SELECT {BOUND} AS bound, sum(counted) OVER (ORDER BY bucket) AS upto
+                  FROM unnest(h.buckets, h.counts) AS b (bucket, counted)) AS summed) AS p
+        """,
+    ),
+    View(
+        "duration_buckets",
+        "How many attempts ran, and tasks waited for their first one, about how long, by day, slot, kind and measure:"
+        " counts that may be added over days, slots and kinds, for percentiles of all of them and for heat maps."
+        f" {OF_TREND}",
+        A_DAY
+        | A_SLOT
+        | A_MEASURE
+        | {
+            "at_most_seconds": "The upper end of the bucket, 2^(1/8) times its lower end, which is not in it; the first"
+            " ends at a millisecond and begins at 0.",
+            "attempts": "How many are in it; buckets without any have no row.",
+        },
+        f"""
+        SELECT h.day, h.slot, h.kind, h.measure, {BOUND}, b.counted
+        FROM {DURATIONS} CROSS JOIN LATERAL unnest(h.buckets, h.counts) AS b (bucket, counted)
+        """,
+    ),
+    View(
+        "retry_cost_trend",
+        f"What failures cost and what retries saved, by day, slot and kind, as in retry_cost. {OF_TREND}",
+        RETRIES,
+        f"""
+        SELECT day, slot, kind, attempts, unsuccessful, retries, recovered, run_seconds, lost_seconds, retry_seconds,
+               lost_seconds / NULLIF(run_seconds, 0)
+        FROM solti.retry_days
+        UNION ALL
+        SELECT day, slot, kind, attempts, unsuccessful, retries, recovered, run_seconds, lost_seconds, retry_seconds,
+               lost_share
+        FROM solti_report.retry_cost WHERE day >= {LATER}
+        """,
+    ),
+    View(
+        "failure_trend",
+        f"Attempts that failed or took too long, by day and error as in failures: the {ERRORS} most frequent of each"
+        f" day, the others together. {OF_TREND}",
+        A_DAY
+        | {
+            "error": "What the errors have in common: the first 200 characters with # for numbers and * for names; or"
+            " (other errors).",
+            "attempts": "Attempts that ended so.",
+            "tasks": "How many tasks they belong to; of the others, one counts once for each error.",
+            "first_at": "When the first of them ended.",
+            "last_at": "When the last of them ended.",
+        },
+        f"""
+        SELECT day, error, attempts, tasks, first_at, last_at FROM solti.failure_days
+        UNION ALL
+        SELECT day, error, attempts, tasks, first_at, last_at FROM solti.failure_days_of_runs WHERE day >= {LATER}
+        """,
+    ),
+    View(
+        "throughput_trend",
+        f"What attempts came to in each hour in which some ended. {OF_TREND}",
+        {"hour": "When the hour began."} | COUNTED,
+        f"""
+        SELECT hour, attempts, succeeded, failed, timeout, canceled, run_seconds FROM solti.throughput_hours
+        UNION ALL
+        SELECT hour, attempts, succeeded, failed, timeout, canceled, run_seconds FROM solti.throughput_hours_of_runs
+        WHERE day >= {LATER}
         """,
     ),
 )
@@ -475,16 +719,27 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def report(view: View) -> None:
+    """Create a view, with its comments."""
+    name = f"solti_report.{view.name}"
+    execute(f"CREATE VIEW {name} ({', '.join(view.columns)}) AS {view.query}")
+    execute(f"COMMENT ON VIEW {name} IS {literal(view.comment)}")
+    for column, comment in view.columns.items():
+        execute(f"COMMENT ON COLUMN {name}.{column} IS {literal(comment)}")
+
+
 def upgrade() -> None:
-    """Create every view, and the table of what is kept."""
-    execute(TABLE)
+    """Create every view, and the tables of what is kept."""
+    for table, columns in TABLES.items():
+        execute(f"CREATE TABLE solti.{table} ({columns})")
+    execute("INSERT INTO solti.rollup DEFAULT VALUES")
     execute(f"COMMENT ON SCHEMA solti_report IS {literal('Reports on the task registry: views to read, and keep.')}")
     for view in VIEWS:
-        name = f"solti_report.{view.name}"
-        execute(f"CREATE VIEW {name} ({', '.join(view.columns)}) AS {view.query}")
-        execute(f"COMMENT ON VIEW {name} IS {literal(view.comment)}")
-        for column, comment in view.columns.items():
-            execute(f"COMMENT ON COLUMN {name}.{column} IS {literal(comment)}")
+        report(view)
+    for name, query in OF_RUNS.items():
+        execute(f"CREATE VIEW solti.{name} AS {query}")
+    for view in TRENDS:
+        report(view)
 
 
 def downgrade() -> None:
@@ -492,6 +747,11 @@ def downgrade() -> None:
 
     What was granted on the schema stays, and what was granted by default comes back with the views.
     """
+    for view in reversed(TRENDS):
+        execute(f"DROP VIEW solti_report.{view.name}")
+    for name in reversed(OF_RUNS):
+        execute(f"DROP VIEW solti.{name}")
     for view in reversed(VIEWS):
         execute(f"DROP VIEW solti_report.{view.name}")
-    execute("DROP TABLE solti.outcome_days")
+    for table in reversed(TABLES):
+        execute(f"DROP TABLE solti.{table}")

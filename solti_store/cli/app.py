@@ -118,7 +118,8 @@ def run(arguments: Sequence[str]) -> int:
         code = Exit.OK
     except SystemExit as error:
         # How Typer ends the options that install completion, and a help text whose reader is gone.
-        code = error.code if isinstance(error.code, int) else Exit.OK
+        is_unread = isinstance(error.__context__, BrokenPipeError)
+        code = error.code if isinstance(error.code, int) and not is_unread else Exit.OK
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last place to turn it into a message
         code = report(error)
     _finish_output()
@@ -133,8 +134,8 @@ def _open_closed_streams() -> None:
 
 
 def _finish_output() -> None:
-    """Flush, and if the reader is gone make sure that the interpreter does not complain of it at its end."""
+    """Flush, and if that cannot be done make sure that the interpreter does not complain of it at its end."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

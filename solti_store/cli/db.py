@@ -75,13 +75,16 @@ def current(context: typer.Context, output: OutputOption = Output.NAME) -> int:
 
 @app.command("roll-up")
 def roll_up(context: typer.Context) -> None:
-    """Keep what attempts came to on days that are over, longer than retention keeps their runs. Run it once a day."""
-    from solti_store.ops import reports  # noqa: PLC0415
+    """Keep what attempts came to on days that are over, longer than retention keeps their runs. Workers do it, too."""
+    from solti_store.ops import rollups  # noqa: PLC0415
 
+    days = 0
     with open_connection(context) as connection:
         connection.execution_options(isolation_level="READ COMMITTED")
-        days = reports.roll_up(connection)
-        connection.commit()
+        # A day each: what is kept stays kept, whatever becomes of the next.
+        while rollups.roll_up(connection) is not None:
+            connection.commit()
+            days += 1
     note(f"{days} more {'day is' if days == 1 else 'days are'} kept")
 
 

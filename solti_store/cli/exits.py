@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -53,6 +55,9 @@ class PipeClosedError(Exception):
     """Whoever read our output wants no more of it."""
 
 
+# How a disk says that it takes no more. What reads and writes files for other ends has errors of its own.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
 _CODES: tuple[tuple[type[SoltiStoreError], Exit], ...] = (
     (ModelError, Exit.USAGE),
     (InvalidCursor, Exit.USAGE),
@@ -87,15 +92,15 @@ def report(error: BaseException) -> int:
     Returns:
         The exit code.
     """
-    if isinstance(error, PipeClosedError):
-        return Exit.OK
-    if isinstance(error, KeyboardInterrupt):
-        return Exit.INTERRUPTED
+    if isinstance(error, PipeClosedError | KeyboardInterrupt):
+        return Exit.OK if isinstance(error, PipeClosedError) else Exit.INTERRUPTED
     if isinstance(error, UsageError):
         return _say(str(error), Exit.USAGE)
     if isinstance(error, SoltiStoreError):
         code = next((code for kind, code in _CODES if isinstance(error, kind)), Exit.FAILED)
         return _say(message_of(error), code)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _say(f"cannot write the output: {error.strerror}", Exit.FAILED)
     if hasattr(error, "format_message"):
         return _say(_click_message(error), getattr(error, "exit_code", Exit.USAGE))
     if os.environ.get(DEBUG_VARIABLE):
@@ -108,7 +113,9 @@ def report(error: BaseException) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201 - this is where errors go
+    # Where nobody can be told, the exit code has to do.
+    with contextlib.suppress(OSError):
+        print(f"error: {message}", file=sys.stderr)  # noqa: T201 - this is where errors go
     return int(code)
 
 

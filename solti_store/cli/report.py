@@ -39,7 +39,13 @@ class ReportOutput(StrEnum):
     CSV = "csv"
     JSON = "json"
     PARQUET = "parquet"
+    PNG = "png"
     SVG = "svg"
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether rows are added up to bars."""
+        return self in {self.BARS, self.PNG, self.SVG}
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -118,7 +124,7 @@ def report(
     from solti_store.ops import reports  # noqa: PLC0415 - half a second that help does not need
 
     write = writer_of(output.value)
-    most = limit or (_DRAWN_ROWS if output in (ReportOutput.BARS, ReportOutput.SVG) else _ROWS)
+    most = limit or (_DRAWN_ROWS if output.is_drawn else _ROWS)
     with _reading(context, bound) as (connection, freshness):
         found = reports.read(
             connection,
@@ -141,7 +147,8 @@ def _said_of(freshness: "Freshness") -> str:
     """How fresh a server is, in words."""
     if freshness.as_of is None or freshness.behind_seconds is None:
         return "as of an unknown time, for it has replayed nothing since it was started"
-    return f"as of {freshness.as_of:%Y-%m-%d %H:%M:%S %Z}, at most {elapsed(freshness.behind_seconds * 1000)} behind"
+    behind = f", at most {elapsed(freshness.behind_seconds * 1000)} behind" if freshness.is_replica else ""
+    return f"as of {freshness.as_of:%Y-%m-%d %H:%M:%S %Z}{behind}"
 
 
 def _write_page(context: typer.Context, file: Path, moment: datetime | None, bound: timedelta) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from solti_store.cli.render import elapsed
+
 if TYPE_CHECKING:
     from solti_store.ops.reports import Rows
 
@@ -35,4 +37,10 @@ def bars_of(found: Rows, most: int) -> list[Bar]:
 
 
 def _name(part: Any) -> str:  # noqa: ANN401 - a value of any column
-    return f"{part.astimezone(UTC):%m-%d %H:%M}" if isinstance(part, datetime) else str(part)
+    match part:
+        case datetime():
+            return f"{part.astimezone(UTC):%m-%d %H:%M}"
+        case float():
+            return elapsed(part * 1000)
+        case _:
+            return str(part)

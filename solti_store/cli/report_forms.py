@@ -1,4 +1,4 @@
-"""Reports as tables, bars, CSV, JSON, Parquet and SVG."""
+"""Reports as tables, bars, CSV, JSON, Parquet, SVG and PNG."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ _FLEXIBLE = frozenset({"error", "labels", "kinds", "program"})
 _NAMES = frozenset({"id", "task", "owner", "sample_task", "slot"})
 _BAR_MIN = 10
 _BARS = 60
+# What is not for terminals, and what makes it, by module and by name: each is an extra of the same name.
+_BINARY = {"parquet": ("pyarrow", "pyarrow"), "png": ("PIL", "Pillow")}
 
 
 def writer_of(output: str) -> Callable[[Rows, Freshness], None]:
@@ -36,11 +38,12 @@ def writer_of(output: str) -> Callable[[Rows, Freshness], None]:
     Raises:
         UsageError: The form needs what is not installed, or is not for terminals.
     """
-    if output == "parquet":
-        if find_spec("pyarrow") is None:
-            raise UsageError("-o parquet needs pyarrow: install solti-store[parquet]")
+    if output in _BINARY:
+        module, package = _BINARY[output]
+        if find_spec(module) is None:
+            raise UsageError(f"-o {output} needs {package}: install solti-store[{output}]")
         if sys.stdout.isatty():
-            raise UsageError("-o parquet is binary: redirect it to a file")
+            raise UsageError(f"-o {output} is binary: redirect it to a file")
     return _WRITERS[output]
 
 
@@ -175,9 +178,15 @@ def _parquet(found: Rows, freshness: Freshness) -> None:
 
 
 def _svg(found: Rows, _freshness: Freshness) -> None:
-    from solti_store.cli.report_page import drawing  # noqa: PLC0415
+    from solti_store.cli.report_drawing import drawing, svg  # noqa: PLC0415 - it has its words from here
 
-    emit(drawing(found) + "\n")
+    emit(svg(drawing(found)) + "\n")
+
+
+def _png(found: Rows, _freshness: Freshness) -> None:
+    from solti_store.cli.report_drawing import drawing, png  # noqa: PLC0415 - as above
+
+    sys.stdout.buffer.write(png(drawing(found)))
 
 
 _WRITERS: dict[str, Callable[[Rows, Freshness], None]] = {
@@ -186,5 +195,6 @@ _WRITERS: dict[str, Callable[[Rows, Freshness], None]] = {
     "csv": _csv,
     "json": _json,
     "parquet": _parquet,
+    "png": _png,
     "svg": _svg,
 }

@@ -1,4 +1,4 @@
-"""Read a report, and keep what retention would take from one."""
+"""Read a report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from solti_store.model import LabelRequirement
     from solti_store.rules.reports import Report
 
-__all__ = ["Freshness", "Rows", "freshness", "read", "roll_up"]
+__all__ = ["Freshness", "Rows", "freshness", "read"]
 
 _CANCELED = "57014"
 
@@ -135,18 +135,3 @@ def read(
         types = tuple(column.type_display for column in described.description)
         columns, rows = tuple(result.keys()), [tuple(row) for row in result]
     return Rows(report, columns, types, rows[:limit], is_cut=limit is not None and len(rows) > limit)
-
-
-def roll_up(connection: Connection) -> int:
-    """Keep what attempts came to on days that are over, for when retention takes their runs.
-
-    Any number of callers may do so at once; what is kept already stays as it is.
-
-    Args:
-        connection: In a transaction.
-
-    Returns:
-        How many days were added.
-    """
-    days: int = reports.ROLL_UP.one(connection, {}).days
-    return days

@@ -109,7 +109,7 @@ REPORTS: Final = {
         ),
         Report(
             "outcome-trend",
-            "The same, of days that `db roll-up` has kept as well.",
+            "The same, of days that are rolled up as well, which outlive their runs.",
             ("day DESC", "attempts DESC", "slot", "kind"),
             ("day", "slot", "kind", *_COUNTS),
             Chart(("day",), "attempts", in_order=True),
@@ -138,6 +138,27 @@ REPORTS: Final = {
             since=_SOME_DAYS,
         ),
         Report(
+            "duration-trend",
+            "The same from buckets, of days that are rolled up as well.",
+            ("day DESC", "attempts DESC", "slot", "kind", "measure"),
+            (
+                *("day", "slot", "kind", "measure", "attempts", "p50_seconds", "p90_seconds", "p95_seconds"),
+                *("p99_seconds", "max_seconds"),
+            ),
+            Chart(("slot", "kind", "measure"), "p95_seconds", how="max"),
+            time="day",
+            since=_WEEK,
+        ),
+        Report(
+            "duration-buckets",
+            "How many attempts ran and tasks waited about how long: counts that may be added up.",
+            ("day DESC", "slot", "kind", "measure", "at_most_seconds"),
+            ("day", "slot", "kind", "measure", "at_most_seconds", "attempts"),
+            Chart(("measure", "at_most_seconds"), "attempts", in_order=True),
+            time="day",
+            since=_TODAY,
+        ),
+        Report(
             "retry-cost",
             "What failures cost and retries saved, by day, slot and kind.",
             ("day DESC", "lost_seconds DESC", "slot", "kind"),
@@ -150,6 +171,18 @@ REPORTS: Final = {
             since=_TODAY,
         ),
         Report(
+            "retry-cost-trend",
+            "The same, of days that are rolled up as well.",
+            ("day DESC", "lost_seconds DESC", "slot", "kind"),
+            (
+                *("day", "slot", "kind", "attempts", "unsuccessful", "retries", "recovered"),
+                *("run_seconds", "lost_seconds", "lost_share"),
+            ),
+            Chart(("day",), "lost_seconds", in_order=True),
+            time="day",
+            since=_WEEK,
+        ),
+        Report(
             "failures",
             "Attempts that failed or took too long, by day and error.",
             ("day DESC", "attempts DESC", "error"),
@@ -157,6 +190,15 @@ REPORTS: Final = {
             Chart(("error",), "attempts"),
             time="day",
             since=_SOME_DAYS,
+        ),
+        Report(
+            "failure-trend",
+            "The most frequent of them, of days that are rolled up as well.",
+            ("day DESC", "attempts DESC", "error"),
+            ("day", "attempts", "tasks", "first_at", "last_at", "error"),
+            Chart(("day",), "attempts", in_order=True),
+            time="day",
+            since=_WEEK,
         ),
         Report(
             "throughput",
@@ -168,6 +210,15 @@ REPORTS: Final = {
             since="1h",
         ),
         Report(
+            "throughput-trend",
+            "What attempts came to in each hour, of days that are rolled up as well.",
+            ("hour DESC",),
+            ("hour", *_COUNTS),
+            Chart(("hour",), "attempts", in_order=True),
+            time="hour",
+            since=_WEEK,
+        ),
+        Report(
             "phase-spans",
             "Stays of tasks in phases, the latest first; reads all events.",
             ("entered_at DESC", "seq DESC"),
@@ -177,10 +228,12 @@ REPORTS: Final = {
         ),
         Report(
             "time-in-phase",
-            "How long the tasks of each slot stayed in each phase; reads all events.",
-            ("total_seconds DESC", "slot", "phase"),
-            ("slot", "phase", "stays", "total_seconds", "p50_seconds", "p95_seconds", "max_seconds"),
+            "How long the tasks of each slot stayed in each phase, by day.",
+            ("day DESC", "total_seconds DESC", "slot", "phase"),
+            ("day", "slot", "phase", "stays", "total_seconds", "p50_seconds", "p95_seconds", "max_seconds"),
             Chart(("phase",), "total_seconds"),
+            time="day",
+            since=_TODAY,
         ),
     )
 }

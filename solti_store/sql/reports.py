@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BOUND",
     "REPORT_SCHEMA",
-    "ROLL_UP",
     "SELECT_FRESHNESS",
     "SELECT_VERSION",
     "of",
@@ -90,20 +89,3 @@ def _not_before(time: str) -> ColumnElement[bool]:
         return column(time) >= moment
     # The whole of the first day: half of one would look like a bad one.
     return column("day") >= cast(func.timezone("UTC", moment), Date)
-
-
-#: Keeps what attempts came to on days that are over and not kept yet; how many rows. Over for an hour: a run bears the
-#: time of its statement, and a caller's transaction may commit it later.
-ROLL_UP = Prepared(
-    text("""
-    WITH kept AS (
-        INSERT INTO solti.outcome_days
-        SELECT * FROM solti_report.outcomes
-        WHERE day < CAST((now() - interval '1 hour') AT TIME ZONE 'UTC' AS date)
-        AND day > COALESCE((SELECT max(day) FROM solti.outcome_days), '-infinity')
-        ON CONFLICT DO NOTHING
-        RETURNING day
-    )
-    SELECT count(DISTINCT day) AS days FROM kept
-    """)
-)

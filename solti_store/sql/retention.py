@@ -11,18 +11,23 @@ from sqlalchemy import BigInteger, Interval, bindparam, column, delete, func, se
 from solti_store.sql.driver import Prepared
 from solti_store.sql.events import DELETING, deletion
 from solti_store.sql.tables import FINAL, agents, task_runs, task_status, tasks
-from solti_store.sql.types import NOW, array_param
+from solti_store.sql.types import NOW, Instant, array_param
 
-__all__ = ["DELETE_AGENTS", "DELETE_RUNS", "DELETE_TASKS", "LOCK_OLD_RUNS", "LOCK_OLD_TASKS"]
+__all__ = ["DELETE_AGENTS", "DELETE_RUNS", "DELETE_TASKS", "LOCK_OLD_RUNS", "LOCK_OLD_TASKS", "SELECT_UNTIL"]
 
 _until = NOW - bindparam("kept", type_=Interval())
+# Nor what is still to be counted; NULL when all is.
+_past = func.least(_until, bindparam("unkept", type_=Instant))
 _limit = bindparam("limit", type_=BigInteger())
+
+#: From when on things are kept.
+SELECT_UNTIL = Prepared(select(_until.label("until")))
 
 #: Locks final tasks that have not changed since, the oldest first.
 LOCK_OLD_TASKS = Prepared(
     select(task_status.c.seq)
     .join(tasks, tasks.c.seq == task_status.c.seq)
-    .where(FINAL, task_status.c.updated_at < _until)
+    .where(FINAL, task_status.c.updated_at < _past)
     .order_by(task_status.c.updated_at)
     .limit(_limit)
     # The task's own row too, which somebody else's table may refer to, or its delete would wait.
@@ -45,7 +50,7 @@ DELETE_TASKS = Prepared(select(_pruned.c.seq).add_cte(deletion(_old)))
 #: Locks runs that ended before, the oldest first.
 LOCK_OLD_RUNS = Prepared(
     select(task_runs.c.seq, task_runs.c.attempt)
-    .where(task_runs.c.finished_at < _until)
+    .where(task_runs.c.finished_at < _past)
     .order_by(task_runs.c.finished_at)
     .limit(_limit)
     .with_for_update(skip_locked=True)

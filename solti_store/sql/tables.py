@@ -7,6 +7,8 @@ five times the WAL.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -23,6 +25,7 @@ from sqlalchemy import (
     Interval,
     LargeBinary,
     MetaData,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -35,6 +38,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from solti_store.sql.naming import SCHEMA
 from solti_store.sql.types import NOW, Instant, Tid, Xid8
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "FINAL",
@@ -359,19 +365,67 @@ schema_history = Table(
     Column("applied_at", Instant, nullable=False, server_default=NOW),
 )
 
-# What attempts came to on days that are over: kept when retention takes their runs.
-outcome_days = Table(
-    "outcome_days",
+# One row: runs that ended before `upto` are counted in the tables below, which outlive them.
+rollup = Table(
+    "rollup",
+    metadata,
+    Column("id", Boolean, primary_key=True, server_default=text("true")),
+    Column("upto", Instant, nullable=False, server_default=text("'-infinity'")),
+    CheckConstraint("id", name="id"),
+)
+
+
+def _counts(*names: str) -> Iterator[Column[Any]]:
+    return (Column(name, BigInteger, nullable=False) for name in names)
+
+
+def _seconds(*names: str) -> Iterator[Column[Any]]:
+    return (Column(name, Double, nullable=False) for name in names)
+
+
+def _of_slots() -> Iterator[Column[Any]]:
+    yield Column("day", Date, primary_key=True)
+    yield Column("slot", Text(collation="C"), primary_key=True)
+    yield Column("kind", Text(collation="C"), primary_key=True)
+
+
+_OUTCOMES = ("attempts", "succeeded", "failed", "timeout", "canceled")
+
+# What is kept of each day, in UTC; what the columns mean is said by the reporting views of the trends.
+outcome_days = Table("outcome_days", metadata, *_of_slots(), *_counts(*_OUTCOMES), *_seconds("run_seconds"))
+retry_days = Table(
+    "retry_days",
+    metadata,
+    *_of_slots(),
+    *_counts("attempts", "unsuccessful", "retries", "recovered"),
+    *_seconds("run_seconds", "lost_seconds", "retry_seconds"),
+)
+duration_days = Table(
+    "duration_days",
+    metadata,
+    *_of_slots(),
+    Column("measure", Text(collation="C"), primary_key=True),
+    *_counts("attempts"),
+    *_seconds("max_seconds"),
+    # As arrays: as rows they would take 15 times the room.
+    Column("buckets", ARRAY(SmallInteger), nullable=False),
+    Column("counts", ARRAY(BigInteger), nullable=False),
+)
+failure_days = Table(
+    "failure_days",
     metadata,
     Column("day", Date, primary_key=True),
-    Column("slot", Text(collation="C"), primary_key=True),
-    Column("kind", Text(collation="C"), primary_key=True),
-    Column("attempts", BigInteger, nullable=False),
-    Column("succeeded", BigInteger, nullable=False),
-    Column("failed", BigInteger, nullable=False),
-    Column("timeout", BigInteger, nullable=False),
-    Column("canceled", BigInteger, nullable=False),
-    Column("run_seconds", Double, nullable=False),
+    Column("error", Text(collation="C"), primary_key=True),
+    *_counts("attempts", "tasks"),
+    Column("first_at", Instant, nullable=False),
+    Column("last_at", Instant, nullable=False),
+)
+throughput_hours = Table(
+    "throughput_hours",
+    metadata,
+    Column("hour", Instant, primary_key=True),
+    *_counts(*_OUTCOMES),
+    *_seconds("run_seconds"),
 )
 
 

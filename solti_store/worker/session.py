@@ -101,6 +101,7 @@ class Session:
             await self._reap()
             async with asyncio.TaskGroup() as self._group:
                 keeping = [self._lease.keep(), self._reporter.keep(), self._keep_house(), self._keep_index()]
+                keeping.append(self._keep_rolled_up())
                 if self._settings.retention is not None:
                     keeping.append(self._keep_pruned(self._settings.retention))
                 keepers = [self._group.create_task(keep) for keep in keeping]
@@ -313,6 +314,19 @@ class Session:
                         is_complete = (await self._store.prune(retention)).is_complete
             except OUTAGES as error:
                 logger.warning("could not prune: %s", error)
+
+    async def _keep_rolled_up(self) -> None:
+        """Count the runs of days that are over, for when they are deleted; until cancelled.
+
+        Without a timeout: a day of millions of runs takes minutes, and who deletes them waits for that day to be done.
+        """
+        while True:
+            await asyncio.sleep(jittered(self._lease.seconds / 2))
+            try:
+                while await self._store.roll_up() is not None:
+                    pass
+            except OUTAGES as error:
+                logger.warning("could not roll up: %s", error)
 
     async def _keep_index(self) -> None:
         """Have the index of labels follow the tasks; until cancelled."""

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from sqlalchemy import make_url
+from support import retrying
 from support_reports import described, make_history, rows_of
 
+from solti_store import Outcome, TaskStore
 from solti_store.rules.reports import PAGE, REPORTS, VERSION
 
 if TYPE_CHECKING:
@@ -97,16 +99,45 @@ def test_the_code_knows_the_version_and_every_view(connection: psycopg.Connectio
 
 
 @pytest.mark.parametrize(
-    "view", ["outcomes", "outcome_trend", "outcomes_by_label", "durations", "retry_cost", "failures", "attempts"]
+    "view", [report.view for report in REPORTS.values() if report.since is not None] + ["attempts"]
 )
 def test_a_condition_on_time_is_answered_by_the_index(connection: psycopg.Connection[Any], view: str) -> None:
     # On a table of a few rows any plan is as good as another, unless reading all of it is made dear.
     connection.execute("SET LOCAL enable_seqscan = off")
-    condition = "finished_at >= now() - interval '1 h'" if view == "attempts" else "day >= current_date - 1"
-    plan = connection.execute(f"EXPLAIN SELECT * FROM solti_report.{view} WHERE {condition}".encode()).fetchall()
+    time = {"attempts": "finished_at", "throughput": "minute", "throughput_trend": "hour"}.get(view, "day")
+    plan = connection.execute(
+        f"EXPLAIN SELECT * FROM solti_report.{view} WHERE {time} >= current_date - 1".encode()
+    ).fetchall()
     text = "\n".join(line for (line,) in plan)
-    assert "ix_task_runs_finished_at" in text
-    assert "Seq Scan on task_runs" not in text
+    if view == "time_in_phase":
+        assert "Index Cond: ((event >= (InitPlan" in text
+    else:
+        assert "ix_task_runs_finished_at" in text
+    assert "Seq Scan on task_" not in text
+
+
+def test_a_stay_is_as_long_when_the_event_that_it_began_with_is_of_another_day(
+    store: TaskStore, connection: psycopg.Connection[Any]
+) -> None:
+    store.create("a", retrying("a"))
+    for outcome in (Outcome.failed("no"), Outcome.timed_out(5000), Outcome.failed("no")):
+        connection.execute("UPDATE solti.task_status SET due_at = now() WHERE due_at IS NOT NULL")
+        connection.commit()
+        (claim,) = store.claim(store.register("w"), limit=1)
+        store.finish(claim, outcome)
+    store.cancel("a")
+    changes = connection.execute("SELECT event, at, phase_before FROM solti.task_events ORDER BY event").fetchall()
+    phases = [None, "pending", "running", "failed", "running", "timeout", "running", "failed"]
+    assert [before for _, _, before in changes] == phases
+    connection.commit()
+    for event, at, before in changes[1:]:
+        spans = "SELECT extract(epoch FROM left_at - entered_at) FROM solti_report.phase_spans WHERE left_at = %s"
+        ((length,),) = connection.execute(spans, [at]).fetchall()
+        # As if its day began and ended with this event.
+        connection.execute("DELETE FROM solti.task_events WHERE event <> %s", [event])
+        found = connection.execute("SELECT phase, stays, total_seconds FROM solti_report.time_in_phase").fetchall()
+        assert found == [(before, 1, pytest.approx(float(length)))]
+        connection.rollback()
 
 
 def test_the_documentation_has_every_column(connection: psycopg.Connection[Any]) -> None:

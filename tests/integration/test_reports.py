@@ -8,10 +8,10 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +19,11 @@ from xml.etree import ElementTree as ET
 
 import psycopg
 import pytest
-from cli_run import data_of, run_cli
+from cli_run import COMMAND, data_of, environment, run_cli
+from PIL import Image, ImageColor
 from psycopg import sql
 from sqlalchemy import make_url
-from support import connect, lock_waits
+from support import connect
 from support_reports import make_history
 
 from solti_store.cli import main
@@ -165,6 +166,35 @@ def test_every_report_has_every_form(url: str, name: str, capsys: pytest.Capture
     assert ET.fromstring(form("svg")).tag == "{http://www.w3.org/2000/svg}svg"
 
 
+@pytest.mark.parametrize("name", ["outcomes", "slots", "failures"])
+def test_a_png_is_the_same_drawing(url: str, name: str) -> None:
+    since = ["--since", "2024-01-01"] if REPORTS[name].time else []
+    drawn = ET.fromstring(data_of("report", name, *since, "-o", "svg", url=url))
+    done = subprocess.run(
+        [*COMMAND, "report", name, *since, "-o", "png"], env=environment(url), capture_output=True, check=True
+    )
+    with Image.open(io.BytesIO(done.stdout)) as image:
+        assert image.format == "PNG"
+        assert image.size == (int(drawn.attrib["width"]) * 2, int(drawn.attrib["height"]) * 2)
+        pixels = image.convert("RGB")
+    colours = {colour for _, colour in pixels.getcolors(1 << 20) or ()}
+    for part in drawn:
+        x, y = (float(part.attrib[name]) * 2 for name in ("x", "y"))
+        if part.tag.endswith("rect"):
+            width, height = (float(part.attrib[name]) * 2 for name in ("width", "height"))
+            if width and height:
+                middle = pixels.getpixel((int(x + width / 2), int(y + height / 2)))
+                assert middle == ImageColor.getrgb(part.attrib["fill"])
+                # White all around it.
+                assert pixels.getpixel((int(x + width / 2), int(y) - 2)) == (255, 255, 255)
+        else:
+            # A text has ink where it stands.
+            before = part.attrib["text-anchor"] == "end"
+            box = (int(x) - 20 if before else int(x), int(y) - 18, int(x) if before else int(x) + 20, int(y) + 2)
+            assert pixels.crop(box).getextrema() != ((255, 255),) * 3
+            assert ImageColor.getrgb(part.attrib["fill"]) in colours
+
+
 def test_without_a_name_it_says_which_reports_there_are() -> None:
     lines = data_of("report").splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(REPORTS)
@@ -254,42 +284,6 @@ def test_the_page_needs_nothing_but_itself(url: str, tmp_path: Path) -> None:
     assert not re.search(r"(src|href)=|url\(|@import", text)
     # Well formed, so that nothing in it can have broken out of where it stands.
     ET.fromstring(re.sub(r"<!doctype html>\n|<meta [^>]*>\n", "", text))
-
-
-# --- what is kept -------------------------------------------------------------------------------
-
-
-def test_a_trend_outlives_the_runs(url: str) -> None:
-    with connect(url) as connection:
-        connection.execute(
-            """
-            INSERT INTO solti.task_runs (seq, attempt, phase, started_at, finished_at)
-            SELECT 6, 1, 'succeeded', now() - interval '5 s', now()
-            """
-        )
-        before = connection.execute("SELECT * FROM solti_report.outcomes ORDER BY 1, 2, 3").fetchall()
-        trend = "SELECT * FROM solti_report.outcome_trend ORDER BY 1, 2, 3"
-        assert connection.execute(trend).fetchall() == before
-        assert run_cli("db", "roll-up", url=url).stderr == "2 more days are kept\n"
-        assert connection.execute(trend).fetchall() == before
-        # Today is not over.
-        assert len(connection.execute("SELECT * FROM solti.outcome_days").fetchall()) == len(before) - 1 == 4
-        connection.execute("DELETE FROM solti.task_runs WHERE seq <> 6")
-        assert run_cli("db", "roll-up", url=url).stderr == "0 more days are kept\n"
-        assert connection.execute(trend).fetchall() == before
-        assert len(connection.execute("SELECT * FROM solti_report.outcomes").fetchall()) == 1
-
-
-def test_two_that_roll_up_at_once_keep_each_day_once(url: str) -> None:
-    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain) as first, ThreadPoolExecutor(1) as pool, connect(url) as watcher:
-        first.execute("INSERT INTO solti.outcome_days SELECT * FROM solti_report.outcomes WHERE day = '2024-05-01'")
-        second = pool.submit(run_cli, "db", "roll-up", url=url)
-        while not lock_waits(watcher):
-            assert not second.done(), second.result()
-        first.commit()
-        assert second.result().stderr == "1 more day is kept\n"
-        assert watcher.execute("SELECT sum(attempts) FROM solti.outcome_days").fetchall() == [(7,)]
 
 
 # --- a replica ----------------------------------------------------------------------------------

@@ -180,14 +180,15 @@ def test_a_reader_of_help_may_leave() -> None:
     assert done.stdout.strip() in {"0", "1"}
 
 
-def test_without_pyarrow_one_line_says_what_to_install() -> None:
+@pytest.mark.parametrize(("form", "module", "package"), [("parquet", "pyarrow", "pyarrow"), ("png", "PIL", "Pillow")])
+def test_without_an_extra_one_line_says_what_to_install(form: str, module: str, package: str) -> None:
     # Found nowhere, as on a machine without it.
     code = (
         "import importlib.util, sys\nfind = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name == 'pyarrow' else find(name, *rest)\n"
+        f"importlib.util.find_spec = lambda name, *rest: None if name == '{module}' else find(name, *rest)\n"
         "from solti_store.cli import main\n"
-        "sys.exit(main(['--url', 'postgresql://h/x', 'report', 'tasks', '-o', 'parquet']))\n"
+        f"sys.exit(main(['--url', 'postgresql://h/x', 'report', 'tasks', '-o', '{form}']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: -o parquet needs pyarrow: install solti-store[parquet]\n"
+    assert done.stderr == f"error: -o {form} needs {package}: install solti-store[{form}]\n"
