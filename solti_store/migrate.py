@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from solti_store.errors import SchemaMismatch, StoreUnavailable
 from solti_store.faults import translate
+from solti_store.sql.session import IS_DIRECT
 from solti_store.sql.tables import SCHEMA
 from solti_store.url import resolve_url
 
@@ -77,8 +78,9 @@ def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[
         wait: Seconds to keep trying.
 
     Raises:
-        StoreUnavailable: Somebody else held the lock all that time.
+        StoreUnavailable: Somebody else held the lock all that time, or the connection goes through a pooler.
     """
+    _refuse_pooler(connection)
     deadline = time.monotonic() + wait
     waiting = False
     while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY}):
@@ -106,6 +108,18 @@ def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[
         connection.execute(text("RESET lock_timeout"))
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK_KEY})
         connection.commit()
+
+
+def _refuse_pooler(connection: Connection) -> None:
+    """The lock belongs to a session, and a pooler would leave it with whoever comes next."""
+    driver = connection.connection.driver_connection
+    is_direct = connection.exec_driver_sql(IS_DIRECT, {"seen": driver.info.backend_pid}).scalar_one()  # type: ignore[union-attr]
+    connection.rollback()
+    if not is_direct:
+        raise StoreUnavailable(
+            "this URL leads to a pooler, and migrations need a session of their own: give `db upgrade` the URL of the"
+            " server itself"
+        )
 
 
 def ensure_schema(connection: Connection) -> None:
