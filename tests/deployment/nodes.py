@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import psycopg
 
 from solti_store.embedded import binaries, places
@@ -210,9 +211,13 @@ class Node:
         self.process = self.ground.spawn(self.ground.programs / "postgres", "-D", self.data, *options, log=self.log)
 
     def kill(self) -> None:
-        """Kill -9: of its main process; the others find out, and end."""
+        """Kill -9 of all its processes, the main one first: what happens when a machine goes."""
         assert self.process is not None
+        others = psutil.Process(self.process.pid).children()
         kill(self.process)
+        for process in others:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def stop(self) -> None:
         """A fast, orderly shutdown."""
