@@ -22,7 +22,8 @@ VARIABLE = "SOLTI_STORE_DEPLOYMENT"
 INSTALL = {
     "docker-compose": "apt-get install docker-compose (of Debian trixie: the plugin of Docker)",
     "etcd": "apt-get install etcd-server",
-    "patroni": "pip install 'patroni[etcd3,psycopg3]', in an environment of its own, and SOLTI_STORE_TEST_PATRONI=…/bin",
+    "patroni": "pip install 'patroni[etcd3,psycopg3]' 'psycopg[binary]' in an environment of its own, which the system"
+    " user postgres can reach, and SOLTI_STORE_TEST_PATRONI=ENVIRONMENT/bin",
     "pgbouncer": "apt-get install pgbouncer",
 }
 _FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/libexec/docker/cli-plugins", "/usr/lib/docker/cli-plugins")
@@ -38,7 +39,7 @@ def program(name: str) -> str:
     """Where the program is; the test fails without it."""
     found = find(name)
     if found is None:
-        pytest.fail(f"{name} is not installed: {INSTALL[name]}")
+        pytest.fail(f"{name} is not installed: {INSTALL[name]}", pytrace=False)
     return found
 
 

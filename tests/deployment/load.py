@@ -89,7 +89,7 @@ class Load:
     def check_all_done(self, store: TaskStore) -> int:
         """What was acknowledged is there, and the workers of the beginning ran it; how many there are."""
         wanted = {one.task_id for one in self.acknowledged()}
-        unfinished = TaskQuery(phases=[TaskPhase.PENDING, TaskPhase.RUNNING], limit=1)
+        unfinished = TaskQuery(phases=frozenset({TaskPhase.PENDING, TaskPhase.RUNNING}), limit=1)
         eventually(lambda: not store.list(unfinished), "the end of all tasks", self.workers_log)
         found = {str(task.id) for page in store.pages(TaskQuery(limit=1000)) for task in page}
         assert not wanted - found

@@ -177,7 +177,13 @@ class Node:
     def connect(self, **options: Any) -> psycopg.Connection[Any]:
         """A bare connection, in autocommit mode."""
         return psycopg.connect(
-            host="127.0.0.1", port=self.port, user=USER, dbname="postgres", autocommit=True, connect_timeout=5, **options
+            host="127.0.0.1",
+            port=self.port,
+            user=USER,
+            dbname="postgres",
+            autocommit=True,
+            connect_timeout=5,
+            **options,
         )
 
     def ask(self, statement: str) -> Any:

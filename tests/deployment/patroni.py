@@ -14,7 +14,6 @@ from deployment_marker import program
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
 TTL_S = 20
 

@@ -37,7 +37,11 @@ class PgBouncer:
         (folder / "ini").write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in wanted.items())]))
         ground.own(folder)
         self.process = ground.spawn(program("pgbouncer"), folder / "ini", log=ground.folder / "pgbouncer.log")
-        eventually(lambda: self.connect().close() or True, "the start of PgBouncer", ground.folder / "pgbouncer.log")
+        eventually(self._answers, "the start of PgBouncer", ground.folder / "pgbouncer.log")
+
+    def _answers(self) -> bool:
+        with self.connect() as connection:
+            return connection.execute("SELECT").rowcount == 1
 
     def connect(self, dbname: str = "postgres") -> psycopg.Connection[Any]:
         """A bare connection through it."""

@@ -33,7 +33,9 @@ def test_what_was_acknowledged_outlives_the_primary_and_workers_go_on(
     with primary.connect() as connection:
         connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
         connection.execute("SELECT pg_reload_conf()")
-    eventually(lambda: primary.ask("SELECT sync_state = 'sync' FROM pg_stat_replication"), "a sync standby", primary.log)
+    eventually(
+        lambda: primary.ask("SELECT sync_state = 'sync' FROM pg_stat_replication"), "a sync standby", primary.log
+    )
 
     url = url_of(standby, primary)
     elsewhere = selecting(host="elsewhere")
@@ -41,9 +43,9 @@ def test_what_was_acknowledged_outlives_the_primary_and_workers_go_on(
         # An attempt from before, whose worker will be silent meanwhile; and one whose worker will not.
         silent = store.register("silent", labels={"host": "elsewhere"}, lease=timedelta(seconds=1))
         store.create_many([(name, spec(name, runner_selector=elsewhere)) for name in ("taken", "kept")])
-        held = {claim.task_id: claim for claim in store.claim(silent, limit=1)}
+        held = {str(claim.task_id): claim for claim in store.claim(silent, limit=1)}
         patient = store.register("patient", labels={"host": "elsewhere"}, lease=timedelta(minutes=10))
-        held |= {claim.task_id: claim for claim in store.claim(patient, limit=1)}
+        held |= {str(claim.task_id): claim for claim in store.claim(patient, limit=1)}
         token = store.list(TaskQuery(with_token=True)).token
         assert token is not None
         running.flows(0)

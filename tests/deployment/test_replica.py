@@ -35,7 +35,9 @@ def test_a_replica_reads_everything_and_refuses_the_rest(ground: Ground) -> None
     replica.start()
 
     with TaskStore.open(primary.url) as writer, TaskStore.open(replica.url, retry=RetryPolicy(attempts=2)) as reader:
-        writer.create_many([(f"t{number}", spec(f"s{number}", labels={"part": f"p{number % 3}"})) for number in range(TASKS)])
+        writer.create_many(
+            [(f"t{number}", spec(f"s{number}", labels={"part": f"p{number % 3}"})) for number in range(TASKS)]
+        )
         agent = writer.register("worker", lease=timedelta(minutes=5))
         (claim,) = writer.claim(agent, limit=1)
         token = writer.list(TaskQuery(with_token=True)).token
@@ -63,9 +65,9 @@ def test_a_replica_reads_everything_and_refuses_the_rest(ground: Ground) -> None
             lambda: reader.claim(agent),
             lambda: reader.finish(claim, Outcome.succeeded(0)),
             lambda: reader.heartbeat(agent),
-            lambda: reader.index_labels(),
+            reader.index_labels,
         ):
-            with pytest.raises(StoreUnavailable, match="read-only|recovery"):
+            with pytest.raises(StoreUnavailable, match=r"read-only|recovery"):
                 write()
 
         # The feed: nothing that could miss a change.
