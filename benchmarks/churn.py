@@ -20,49 +20,41 @@ from psycopg import sql
 from benchmarks.arena import Arena, arena, server, specs
 from benchmarks.report import layout
 from solti_store import Outcome, Retention
-from solti_store.model import Slot
+from solti_store.model import MAX_LIMIT, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 BATCH = 100
 _AGENTS = 20
 _LEASE = timedelta(days=1)
+_KEPT = timedelta(seconds=20)
 _TABLES = ("tasks", "task_status", "task_runs", "task_events", "agents", "label_index")
 
-#: By name: the parameters to set, by table; None is as the migrations have them.
-VARIANTS: dict[str, Mapping[str, str] | None] = {
-    "PostgreSQL's own": {},
-    "as shipped": None,
-    "and fillfactor 70": {"task_status": "fillfactor = 70", "agents": "fillfactor = 50"},
-}
+VARIANTS = ("PostgreSQL's own", "as shipped")
 
 
 class Lane:
     """A database with its own life."""
 
-    def __init__(self, field: Arena, parameters: Mapping[str, str] | None, backlog: int) -> None:
+    def __init__(self, field: Arena, backlog: int, *, as_shipped: bool) -> None:
         self._field = field
         self._numbers = itertools.count()
         self.claims: list[float] = []
-        self._prepare(parameters)
+        if not as_shipped:
+            self._reset()
         for _ in range(backlog // 1000):
             self._create(1000)
         self._agents = [field.store.register(f"agent-{number}", lease=_LEASE) for number in range(_AGENTS)]
 
-    def _prepare(self, parameters: Mapping[str, str] | None) -> None:
-        if parameters is None:
-            return
-        for table in _TABLES if not parameters else ():
+    def _reset(self) -> None:
+        for table in _TABLES:
             self._field.single.execute(
                 sql.SQL(
-                    "ALTER TABLE solti.{} RESET (fillfactor, autovacuum_vacuum_threshold,"
-                    " autovacuum_vacuum_scale_factor, autovacuum_vacuum_insert_scale_factor,"
-                    " autovacuum_analyze_scale_factor, autovacuum_vacuum_cost_delay)"
+                    "ALTER TABLE solti.{} RESET (autovacuum_vacuum_threshold, autovacuum_vacuum_scale_factor,"
+                    " autovacuum_vacuum_insert_scale_factor, autovacuum_analyze_scale_factor)"
                 ).format(sql.Identifier(table))
             )
-        for table, what in parameters.items():
-            self._field.single.execute(f"ALTER TABLE solti.{table} SET ({what})".encode())
 
     def _create(self, count: int) -> None:
         numbers = list(itertools.islice(self._numbers, count))
@@ -82,7 +74,9 @@ class Lane:
             claims = store.claim(self._agents[0], limit=BATCH)
             self.claims.append(time.perf_counter() - begun)
             store.finish_many([(claim, Outcome.succeeded(0)) for claim in claims])
-        store.prune(Retention(tasks=timedelta(seconds=20), events=timedelta(seconds=20)), limit=1000)
+        old = Retention(tasks=_KEPT, events=_KEPT)
+        while (gone := store.prune(old)).tasks == MAX_LIMIT or gone.events == MAX_LIMIT:
+            pass
 
     def rows(self, name: str) -> Iterator[tuple[str, ...]]:
         """What has become of it."""
@@ -112,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     with server(given.url) as url, ExitStack() as stack:
         fields = {name: stack.enter_context(arena(url)) for name in VARIANTS}
-        lanes = {name: Lane(field, VARIANTS[name], given.backlog) for name, field in fields.items()}
+        lanes = {name: Lane(field, given.backlog, as_shipped=name == "as shipped") for name, field in fields.items()}
         end = time.monotonic() + given.seconds
         while time.monotonic() < end:
             for lane in lanes.values():

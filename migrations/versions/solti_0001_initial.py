@@ -233,18 +233,18 @@ INDEXES = (
 )
 
 # Autovacuum waits by default until a fifth of a table is dead. Of a million tasks that is 200,000 entries in each index
-# of task_status that claims and pages walk over. The rows are many and small, so it may also work through them at once.
-# What `python -m benchmarks.churn` measured is in docs/production.md.
+# of task_status that claims and pages walk over. Nothing for HOT: each status update changes indexed columns, so room
+# left in the pages (fillfactor) gains nothing. What `python -m benchmarks.churn` measured is in docs/production.md.
 STORAGE = {
     "tasks": "autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05",
     "task_status": "autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,"
-    " autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0",
+    " autovacuum_analyze_scale_factor = 0.05",
     "task_runs": "autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.05,"
     " autovacuum_analyze_scale_factor = 0.05",
     "task_events": "autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.05,"
     " autovacuum_analyze_scale_factor = 0.05",
     # Small, and every heartbeat writes to it.
-    "agents": "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0",
+    "agents": "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500",
 }
 
 

@@ -72,14 +72,12 @@ class Ground:
         try:
             binaries.major_version(bindir, self.account)
         except PermissionError:
-            prefix = bindir.parent
-            copy = self.folder / "programs" / prefix.parent.name / prefix.name
-            shutil.copytree(prefix, copy, symlinks=True)
-            libraries = prefix.parent.with_name(f"{prefix.parent.name}.libs")
-            if libraries.is_dir():
-                shutil.copytree(libraries, self.folder / "programs" / libraries.name, symlinks=True)
+            package = bindir.parents[1]
+            for part in (package, package.with_name(f"{package.name}.libs")):
+                if part.is_dir():
+                    shutil.copytree(part, self.folder / "programs" / part.name, symlinks=True)
             subprocess.run(["chmod", "-R", "a+rX", self.folder / "programs"], check=True)
-            return copy / bindir.name
+            return self.folder / "programs" / bindir.relative_to(package.parent)
         return bindir
 
     def mkdir(self, name: str) -> Path:
@@ -95,9 +93,9 @@ class Ground:
             for entry in (path, *path.rglob("*")):
                 os.chown(entry, self.account.uid, self.account.gid, follow_symlinks=False)
 
-    def run(self, *argv: object) -> None:
+    def run(self, *argv: object, cwd: Path = Path("/")) -> None:
         """Run a program to its end, as the account."""
-        done = subprocess.run(self._as_account(argv), capture_output=True, cwd="/", check=False)
+        done = subprocess.run(self._as_account(argv), capture_output=True, cwd=cwd, check=False)
         assert done.returncode == 0, f"{argv}: {done.stdout!r} {done.stderr!r}"
 
     def spawn(
@@ -157,11 +155,13 @@ class Node:
     Args:
         ground: What it stands on.
         name: Its name, and that of its data directory.
+        programs: Of which PostgreSQL; None is the newest there is.
         **settings: Of the server, over those of all.
     """
 
-    def __init__(self, ground: Ground, name: str, **settings: str) -> None:
+    def __init__(self, ground: Ground, name: str, *, programs: Path | None = None, **settings: str) -> None:
         self.ground = ground
+        self.programs = programs or ground.programs
         self.name = name
         self.port = free_ports(1)[0]
         self.data = ground.folder / name
@@ -195,15 +195,15 @@ class Node:
     def create(self) -> None:
         """Make the data directory."""
         self.ground.mkdir(self.name)
-        init = ["-U", USER, "-E", "UTF8", "--no-locale", "--auth", "trust", "--no-sync"]
-        self.ground.run(self.ground.programs / "initdb", "-D", self.data, *init)
+        init = ["-U", USER, "-E", "UTF8", "--no-locale", "--auth", "trust", "--no-sync", "--data-checksums"]
+        self.ground.run(self.programs / "initdb", "-D", self.data, *init)
 
     def clone(self, primary: Node) -> None:
         """Make the data directory a copy of a running primary's, which it will follow."""
         self.ground.mkdir(self.name)
         source = f"host=127.0.0.1 port={primary.port} user={USER} application_name={self.name}"
         backup = ["-X", "stream", "--checkpoint=fast", "--no-sync", "-R", "-d", source]
-        self.ground.run(self.ground.programs / "pg_basebackup", "-D", self.data, *backup)
+        self.ground.run(self.programs / "pg_basebackup", "-D", self.data, *backup)
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
@@ -214,7 +214,7 @@ class Node:
         """Start the server's process."""
         fixed = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
         options = [word for name, value in (self.settings | fixed).items() for word in ("-c", f"{name}={value}")]
-        self.process = self.ground.spawn(self.ground.programs / "postgres", "-D", self.data, *options, log=self.log)
+        self.process = self.ground.spawn(self.programs / "postgres", "-D", self.data, *options, log=self.log)
 
     def kill(self) -> None:
         """Kill -9 of all its processes, the main one first: what happens when a machine goes."""
