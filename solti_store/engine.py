@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import select
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event
@@ -11,7 +13,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from solti_store.faults import spoils_connection
-from solti_store.sql.session import SET_UP
+from solti_store.sql.session import SET_UP, SETTINGS
 from solti_store.url import is_embedded, resolve_url, start_embedded
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def open_engine(url: str | URL | None = None, **options: Any) -> Engine:  # noqa
     """
     target = resolve_url(url)
     engine = create_engine(target, **(_defaults(options) | options))
-    _prepare(engine, embedded=is_embedded(url))
+    _prepare(engine, _settings(target, options), embedded=is_embedded(url))
     return engine
 
 
@@ -56,7 +58,7 @@ def open_async_engine(url: str | URL | None = None, **options: Any) -> AsyncEngi
     """An engine for an async store; arguments as for `open_engine`."""
     target = resolve_url(url)
     engine = create_async_engine(target, **(_defaults(options) | options))
-    _prepare(engine.sync_engine, embedded=is_embedded(url))
+    _prepare(engine.sync_engine, _settings(target, options), embedded=is_embedded(url))
     return engine
 
 
@@ -67,8 +69,14 @@ def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _prepare(engine: Engine, *, embedded: bool) -> None:
-    event.listen(engine, "connect", _set_up)
+def _settings(url: URL, options: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of the store's own that the caller has not made in the connection's `options`."""
+    given = options.get("connect_args", {}).get("options") or url.query.get("options") or os.environ.get("PGOPTIONS")
+    return {name: value for name, value in SETTINGS.items() if name not in str(given)}
+
+
+def _prepare(engine: Engine, settings: Mapping[str, str], *, embedded: bool) -> None:
+    event.listen(engine, "connect", partial(_set_up, settings))
     event.listen(engine, "checkin", _note_time)
     event.listen(engine, "checkout", _refuse_if_dead)
     event.listen(engine, "handle_error", _give_up_if_useless)
@@ -76,7 +84,7 @@ def _prepare(engine: Engine, *, embedded: bool) -> None:
         event.listen(engine, "do_connect", _revive)
 
 
-def _set_up(dbapi: Any, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's hook
+def _set_up(settings: Mapping[str, str], dbapi: Any, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's hook
     """Set up a session that is this connection's own; where others share it, prepare and set nothing.
 
     Behind a pooler in transaction mode the next statement runs in any session. A setting made there stays, for whoever
@@ -85,7 +93,8 @@ def _set_up(dbapi: Any, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's hoo
     """
     cursor = dbapi.cursor()
     try:
-        cursor.execute(SET_UP, {"seen": record.driver_connection.info.backend_pid})
+        seen = record.driver_connection.info.backend_pid
+        cursor.execute(SET_UP, {"seen": seen, "names": list(settings), "values": list(settings.values())})
         is_direct, _ = cursor.fetchone()
         dbapi.commit()
     except BaseException:

@@ -17,6 +17,8 @@ from support import spec
 
 from solti_store import OutcomeUnknown, StoreUnavailable, TaskStore
 
+PAUSE_S = 0.03
+
 
 def main(url: str, file: str, prefix: str) -> None:
     """Create until told to stop."""
@@ -35,6 +37,8 @@ def main(url: str, file: str, prefix: str) -> None:
             except StoreUnavailable:
                 answer = "failed"
             os.write(log, f"{answer} {task_id} {time.monotonic()}\n".encode())
+            # Not more than the workers can run on a busy machine.
+            time.sleep(PAUSE_S)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Load:
             for number, file in enumerate(self._files)
         ]
         workers = [
-            [*COMMAND, "-v", "work", "-q", "--id", f"w{number}", "--lease", "5s", "--concurrency", "2"]
+            [*COMMAND, "-v", "work", "-q", "--id", f"w{number}", "--lease", "5s", "--concurrency", "4"]
             for number in range(COUNT)
         ]
         with self.workers_log.open("wb") as log:

@@ -21,7 +21,7 @@ from solti_store.embedded import binaries, places
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 USER = "solti"
 
 # Kill -9 takes processes here, never the machine: nothing needs to reach a disk.

@@ -50,10 +50,9 @@ def test_what_was_acknowledged_outlives_the_primary_and_workers_go_on(
         assert token is not None
         running.flows(0)
 
-        killed = time.monotonic()
         primary.kill()
         standby.promote()
-        running.flows(killed)
+        running.flows(time.monotonic())
         pause = running.longest_pause(0)
 
         # Silent for longer than its lease, its attempt is given to another; what it reports then is refused.

@@ -32,7 +32,7 @@ def test_nothing_acknowledged_is_lost_in_a_switchover_a_crash_and_the_loss_of_a_
             def pause(what: str, happens: Callable[[], None]) -> None:
                 begun = time.monotonic()
                 happens()
-                running.flows(begun)
+                running.flows(time.monotonic())
                 tell(f"{what}: {running.longest_pause(begun - 1):.1f} s")
 
             pause("switchover", cluster.switch_over)
