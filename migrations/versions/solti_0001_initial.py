@@ -243,8 +243,6 @@ STORAGE = {
     " autovacuum_analyze_scale_factor = 0.05",
     "task_events": "autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.05,"
     " autovacuum_analyze_scale_factor = 0.05",
-    # Small, and every heartbeat writes to it.
-    "agents": "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500",
 }
 
 
