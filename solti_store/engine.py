@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event
@@ -12,6 +13,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from solti_store.faults import spoils_connection
+from solti_store.sql.session import SET_UP, SETTINGS
 from solti_store.url import is_embedded, resolve_url, start_embedded
 
 if TYPE_CHECKING:
@@ -24,9 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["open_async_engine", "open_engine"]
 
 _RECYCLE_S = 1800
-# A process that freezes inside a transaction lets go of its locks after this long; no op of ours idles at all.
-# Some poolers refuse `options`: give `connect_args` of your own there.
-_FROZEN_MS = 10_000
 # A connection idle for longer is asked whether it still lives before it is used: somebody on the way may have forgotten
 # it. Asking every time (pre_ping) costs 45 µs, half a point read.
 _IDLE_S = 30.0
@@ -50,16 +49,16 @@ def open_engine(url: str | URL | None = None, **options: Any) -> Engine:  # noqa
         **options: Passed to `create_engine`.
     """
     target = resolve_url(url)
-    engine = create_engine(target, **(_defaults(options) | _session(target) | options))
-    _prepare(engine, embedded=is_embedded(url))
+    engine = create_engine(target, **(_defaults(options) | options))
+    _prepare(engine, _settings(target, options), embedded=is_embedded(url))
     return engine
 
 
 def open_async_engine(url: str | URL | None = None, **options: Any) -> AsyncEngine:  # noqa: ANN401
     """An engine for an async store; arguments as for `open_engine`."""
     target = resolve_url(url)
-    engine = create_async_engine(target, **(_defaults(options) | _session(target) | options))
-    _prepare(engine.sync_engine, embedded=is_embedded(url))
+    engine = create_async_engine(target, **(_defaults(options) | options))
+    _prepare(engine.sync_engine, _settings(target, options), embedded=is_embedded(url))
     return engine
 
 
@@ -70,24 +69,41 @@ def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _session(url: URL) -> dict[str, Any]:
-    """The session's settings: ours before what the URL, or PGOPTIONS in its place, says; of two the last one counts."""
-    given = str(url.query.get("options") or os.environ.get("PGOPTIONS", ""))
-    # No statement of ours is meant to read a whole table. On empty tables the planner finds that cheapest, though, and
-    # a plan of then is kept: after a load of 100,000 tasks a claim took 15 to 46 ms until autovacuum came by, instead
-    # of 1 to 5.
-    # No compiled plans either: before PostgreSQL 18 a scan that cannot be avoided then counts as so dear that the whole
-    # statement is compiled, 60 ms each time.
-    options = f"-c idle_in_transaction_session_timeout={_FROZEN_MS} -c enable_seqscan=off -c jit=off {given}".strip()
-    return {"connect_args": {"options": options}}
+def _settings(url: URL, options: Mapping[str, Any]) -> dict[str, str]:
+    """The settings of the store's own that the caller has not made in the connection's `options`."""
+    given = options.get("connect_args", {}).get("options") or url.query.get("options") or os.environ.get("PGOPTIONS")
+    return {name: value for name, value in SETTINGS.items() if name not in str(given)}
 
 
-def _prepare(engine: Engine, *, embedded: bool) -> None:
+def _prepare(engine: Engine, settings: Mapping[str, str], *, embedded: bool) -> None:
+    event.listen(engine, "connect", partial(_set_up, settings))
     event.listen(engine, "checkin", _note_time)
     event.listen(engine, "checkout", _refuse_if_dead)
     event.listen(engine, "handle_error", _give_up_if_useless)
     if embedded:
         event.listen(engine, "do_connect", _revive)
+
+
+def _set_up(settings: Mapping[str, str], dbapi: Any, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's hook
+    """Set up a session that is this connection's own; where others share it, prepare and set nothing.
+
+    Behind a pooler in transaction mode the next statement runs in any session. A setting made there stays, for whoever
+    comes next, and a prepared statement is what somebody else gave that name: PgBouncer 1.18 executed wrong ones. For
+    the same reason the settings are not in the connection's `options`: PgBouncer refuses those.
+    """
+    cursor = dbapi.cursor()
+    try:
+        seen = record.driver_connection.info.backend_pid
+        cursor.execute(SET_UP, {"seen": seen, "names": list(settings), "values": list(settings.values())})
+        is_direct, _ = cursor.fetchone()
+        dbapi.commit()
+    except BaseException:
+        dbapi.close()
+        raise
+    finally:
+        cursor.close()
+    if not is_direct:
+        record.driver_connection.prepare_threshold = None
 
 
 def _note_time(_dbapi: Any, record: Any) -> None:  # noqa: ANN401 - SQLAlchemy's hook

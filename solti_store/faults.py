@@ -43,16 +43,17 @@ class Fault(Enum):
     """It was refused, and would be again."""
 
 
+_READ_ONLY = "25006"
 _CONFLICTS = {"40001", "40P01"}
 _FAILED_TRANSACTION = "25P02"
 # Shutdown, crash, starting up, too many clients; and read-only, as a demoted primary is: another connection, made
 # by a multi-host URL, leads to the new one.
-_UNREACHABLE = {"57P01", "57P02", "57P03", "53300", "25006"}
+_UNREACHABLE = {"57P01", "57P02", "57P03", "53300", _READ_ONLY}
 # Read-only, as a demoted primary is: a new connection, by a URL of several hosts, finds the new one. And a prepared
 # statement that a migration made stale, which psycopg would send again and again.
-_USELESS = {"25006", "0A000"}
+_USELESS = {_READ_ONLY, "0A000"}
 # Of these, the ones that say no to a statement, or to a connection: nothing was begun.
-_REFUSALS = {"57P03", "53300", "25006", "0A000"}
+_REFUSALS = {"57P03", "53300", _READ_ONLY, "0A000"}
 _NO_TABLE = {"3F000", "42P01"}
 _SCHEMA = _NO_TABLE | {"42703", "42883"}
 # What else a statement meets on a schema that it was not written for: nothing of that name or type, a column that it
@@ -118,6 +119,8 @@ def translate(error: DBAPIError) -> SoltiStoreError:  # noqa: PLR0911 - one for 
             return TransactionAborted("the transaction failed before; roll it back and run it again")
         case Fault.CONFLICT:
             return TransactionAborted(f"the transaction lost against a concurrent one ({state}); run it again")
+        case Fault.CONNECTION if state == _READ_ONLY:
+            return StoreUnavailable("the database is read-only, as a replica is: give the URL of the primary")
         case Fault.CONNECTION:
             return StoreUnavailable(f"the database cannot be reached: {_first_line(error)}")
         case Fault.FINAL if state in _SCHEMA:

@@ -28,6 +28,7 @@ from solti_store.schema_name import resolve_schema
 from solti_store.sql import schemas
 from solti_store.sql.naming import SCHEMA, in_schema, renamed, report_schema
 from solti_store.sql.revision import HEAD
+from solti_store.sql.session import IS_DIRECT
 from solti_store.url import resolve_url
 
 if TYPE_CHECKING:
@@ -104,8 +105,9 @@ def holding_lock(connection: Connection, *, schema: str | None = None, wait: flo
         wait: Seconds to keep trying.
 
     Raises:
-        StoreUnavailable: Somebody else held the lock all that time.
+        StoreUnavailable: Somebody else held the lock all that time, or the connection goes through a pooler.
     """
+    _refuse_pooler(connection)
     key = {"key": lock_key(resolve_schema(schema))}
     deadline = time.monotonic() + wait
     waiting = False
@@ -169,6 +171,18 @@ def _plain_search_path(connection: Connection) -> Iterator[None]:
         dialect.default_schema_name = default_schema
         connection.execute(text("RESET search_path"))
         connection.commit()
+
+
+def _refuse_pooler(connection: Connection) -> None:
+    """The lock belongs to a session, and a pooler would leave it with whoever comes next."""
+    driver = connection.connection.driver_connection
+    is_direct = connection.exec_driver_sql(IS_DIRECT, {"seen": driver.info.backend_pid}).scalar_one()  # type: ignore[union-attr]
+    connection.rollback()
+    if not is_direct:
+        raise StoreUnavailable(
+            "this URL leads to a pooler, and migrations need a session of their own: give `db upgrade` the URL of the"
+            " server itself"
+        )
 
 
 # --- for the scripts ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import deployment_marker
 import pytest
 from hypothesis import HealthCheck, settings
 from servers import TestServer, choose_server
@@ -70,9 +71,25 @@ def _own_templates() -> dict[str, str]:
     return templates
 
 
-def pytest_report_header() -> str:
-    """Say which server this run uses."""
-    return f"database: {_server.description}" if _server else "database: none"
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which server this run uses, and which tests it has to do without."""
+    return [f"database: {_server.description}" if _server else "database: none", *deployment_marker.header(config)]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests whose programs are not installed."""
+    deployment_marker.leave_out(config, items)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail them where they were asked for."""
+    deployment_marker.require(item)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the deployment tests measured."""
+    for line in deployment_marker.told(terminalreporter.getreports("passed")):
+        terminalreporter.write_line(line)
 
 
 def pytest_unconfigure() -> None:

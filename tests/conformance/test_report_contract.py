@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
-from support import retrying
+from support import connect, retrying
 from support_reports import described, make_history, rows_of
 
 from solti_store import Outcome, TaskStore
@@ -29,8 +28,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "reporting.md"
 
 @pytest.fixture
 def connection(database_url: str) -> Iterator[psycopg.Connection[Any]]:
-    url = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(url) as opened:
+    with connect(database_url) as opened:
+        opened.autocommit = False
         yield opened
         opened.rollback()
 

@@ -299,10 +299,13 @@ def test_cancelled_calls_leave_no_connection_behind(database_url: str) -> None:
 
 
 def test_settings_in_the_url_stand_beside_the_stores_own(database_url: str) -> None:
-    url = make_url(database_url).update_query_dict({"options": "-c application_name=mine -c lock_timeout=7s"})
-    shown = text("SELECT current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')")
-    with TaskStore.open(url) as store:
-        engine = store._owned
-        assert engine is not None
-        with engine.connect() as connection:
-            assert tuple(connection.execute(shown).one()) == ("7s", "10s")
+    options = "-c application_name=mine -c lock_timeout=7s -c jit=on"
+    url = make_url(database_url).update_query_dict({"options": options})
+    names = ("lock_timeout", "jit", "enable_seqscan", "idle_in_transaction_session_timeout")
+    shown = text("SELECT " + ", ".join(f"current_setting('{name}')" for name in names))
+    for isolation in ("AUTOCOMMIT", "READ COMMITTED"):
+        with TaskStore.open(url, isolation_level=isolation) as store:
+            engine = store._owned
+            assert engine is not None
+            with engine.connect() as connection:
+                assert tuple(connection.execute(shown).one()) == ("7s", "on", "off", "10s")
