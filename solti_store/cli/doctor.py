@@ -65,8 +65,10 @@ def _block(one: "Finding") -> str:
     head = f"{one.severity}: {one.code}: {one_line(one.subject)}"
     if is_fancy():
         head = _styled(head, _STYLES[one.severity])
-    lines = (("found", one.found), ("so", one.consequence), ("mend", one.remedy))
-    return f"{head}\n" + "".join(f"  {name:6}{one_line(text)}\n" for name, text in lines)
+    # A name in it may have two spaces in a row, and is to be pasted.
+    remedy = one.remedy if one.remedy.isprintable() else one_line(one.remedy)
+    lines = (("found", one_line(one.found)), ("so", one.consequence), ("mend", remedy))
+    return f"{head}\n" + "".join(f"  {name:6}{text}\n" for name, text in lines)
 
 
 def _styled(text: str, style: str) -> str:

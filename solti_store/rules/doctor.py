@@ -246,11 +246,11 @@ def finding(code: Code, severity: Severity, subject: str, found: str, remedy: st
     return Finding(
         code=code,
         severity=severity,
-        # Names of applications and slots are anybody's text; a remedy is one line as well.
+        # Names of applications and slots are anybody's text.
         subject=_plain(subject),
         found=_plain(found),
         consequence=CONSEQUENCES[code],
-        remedy=_plain(remedy),
+        remedy=remedy,
     )
 
 

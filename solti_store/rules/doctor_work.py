@@ -271,7 +271,7 @@ def feed(found: FeedHead, limits: DoctorLimits) -> Iterator[Finding]:
     if found.held:
         why, remedy = (
             f"{found.held} of them came after the start of a transaction that goes on",
-            f"SELECT pg_terminate_backend(pid) FROM ({_OLDEST_WRITER}) AS oldest;  -- workers prune then",
+            f"SELECT pg_terminate_backend(pid) FROM ({_OLDEST_WRITER}) AS oldest;  -- workers prune then",  # noqa: S608 - for people to run
         )
     elif found.ahead:
         why, remedy = f"{found.ahead} before or among them are dated in the future", PRUNE

@@ -125,7 +125,9 @@ STANDBYS = _text(
 #: Who waits in this database for longer than `wait`. From the locks, which every role may see.
 LOCKS = _text(
     """
-    SELECT l.pid, COALESCE(CAST(CAST(l.relation AS regclass) AS text), 'a ' || l.locktype) AS "on",
+    SELECT l.pid, COALESCE((SELECT n.nspname || '.' || c.relname
+                            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                            WHERE c.oid = l.relation), 'a ' || l.locktype) AS "on",
            CAST(extract(epoch FROM clock_timestamp() - l.waitstart) AS double precision) AS seconds,
            pg_blocking_pids(l.pid) AS blockers
     FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
