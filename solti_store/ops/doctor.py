@@ -14,7 +14,7 @@ from solti_store.faults import sqlstate
 from solti_store.model import MAX_LIMIT, AgentState
 from solti_store.ops import agents, schema
 from solti_store.ops.why import why
-from solti_store.rules import doctor_server, doctor_tables, doctor_work
+from solti_store.rules import doctor_server, doctor_settings, doctor_tables, doctor_work
 from solti_store.rules.doctor import Code, DoctorLimits, Severity, diagnosis, finding
 from solti_store.rules.reports import VERSION
 from solti_store.sql import doctor as sql
@@ -149,25 +149,25 @@ def _of(kind: type[T], rows: Iterable[Row]) -> list[T]:
 
 
 def _settings(visit: _Visit) -> Iterator[Finding]:
-    rows = sql.SETTINGS.all(visit.conn, {"names": list(doctor_server.SETTINGS)})
+    rows = sql.SETTINGS.all(visit.conn, {"names": list(doctor_settings.SETTINGS)})
     visit.values = {row.name: row.value for row in rows}
     here = visit.server
-    server = doctor_server.Server(here.version, here.is_standby, here.encoding, here.database, here.tables_bytes)
-    yield from doctor_server.server(server, visit.values, visit.limits)
-    yield from doctor_server.settings(visit.values, visit.limits, is_standby=here.is_standby)
+    server = doctor_settings.Server(here.version, here.is_standby, here.encoding, here.database, here.tables_bytes)
+    yield from doctor_settings.server(server, visit.values, visit.limits)
+    yield from doctor_settings.settings(visit.values, visit.limits, is_standby=here.is_standby)
     roles = sql.ROLE_SETTINGS.all(visit.conn, {"table": f"{SCHEMA}.task_status"})
-    yield from doctor_server.role_settings([(row.role, row.given) for row in roles], visit.limits)
+    yield from doctor_settings.role_settings([(row.role, row.given) for row in roles], visit.limits)
 
 
 def _connection(visit: _Visit) -> Iterator[Finding]:
     driver: Any = visit.conn.connection.driver_connection
-    yield from doctor_server.pooler(
+    yield from doctor_settings.pooler(
         told=driver.info.backend_pid, real=visit.server.pid, prepares=driver.prepare_threshold is not None
     )
     before = visit.clock()
     moment = sql.CLOCK.one(visit.conn, {}).moment.timestamp()
     after = visit.clock()
-    yield from doctor_server.clock(
+    yield from doctor_settings.clock(
         ahead=moment - (before + after) / 2, uncertain=abs(after - before) / 2, limits=visit.limits
     )
 
@@ -248,7 +248,7 @@ def _reports(visit: _Visit) -> Iterator[Finding]:
 def _connections(visit: _Visit) -> Iterator[Finding]:
     row = sql.CONNECTIONS.one(visit.conn, {})
     live = sum(one.state is not AgentState.SILENT for one in visit.workers())
-    return doctor_server.connections(doctor_server.Connections(row.used, row.allowed, live, _most(visit.conn)))
+    return doctor_settings.connections(doctor_settings.Connections(row.used, row.allowed, live, _most(visit.conn)))
 
 
 def _most(conn: Connection) -> int | None:

@@ -403,7 +403,7 @@ def test_settings_of_the_store_s_sessions(database_url: str) -> None:
     }
     options = " ".join(f"-c {name}={value}" for name, value in given.items())
     engine = create_engine(database_url, connect_args={"options": options})
-    found_here = {one.code: one for one in TaskStore(engine).doctor().findings}
+    found_here = {str(one.code): one for one in TaskStore(engine).doctor().findings}
     engine.dispose()
     for code, figure in {
         "setting-idle": "0 in a session of the store",

@@ -58,8 +58,8 @@ def url(server: str) -> Iterator[str]:
     execute(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def named(url: str, database: str, **changes: str) -> str:
-    return make_url(url).set(database=database, **changes).render_as_string(hide_password=False)
+def named(url: str, database: str) -> str:
+    return make_url(url).set(database=database).render_as_string(hide_password=False)
 
 
 def execute(url: str, *statements: str) -> None:
@@ -158,9 +158,7 @@ def test_replication_slots_that_nobody_reads(url: str) -> None:
 def feedback(url: str, slot: str | None = None) -> Iterator[int]:
     """A standby, as far as the primary can tell: it receives WAL, and says that its queries need all rows there are."""
     with connect(url) as connection:
-        row = connection.execute(
-            "SELECT pg_current_xact_id()::text::bigint, pg_current_wal_flush_lsn()::text"
-        ).fetchone()
+        row = connection.execute("SELECT pg_current_xact_id()::text::bigint, pg_current_wal_lsn()::text").fetchone()
     assert row is not None
     plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(plain, replication="true", autocommit=True) as standby:
