@@ -15,12 +15,12 @@ from solti_store.model import MAX_LIMIT, AgentState
 from solti_store.ops import agents, schema
 from solti_store.ops.why import why
 from solti_store.rules import doctor_server, doctor_settings, doctor_tables, doctor_work
-from solti_store.rules.doctor import Code, DoctorLimits, Severity, diagnosis, finding
+from solti_store.rules.doctor import Code, DoctorLimits, Severity, diagnosis, finding, quoted
 from solti_store.rules.reports import VERSION
 from solti_store.sql import doctor as sql
 from solti_store.sql import doctor_work as work_sql
 from solti_store.sql.label_index import FRESH, FRESH_MAX
-from solti_store.sql.reports import SELECT_VERSION
+from solti_store.sql.reports import REPORT_SCHEMA, SELECT_VERSION
 from solti_store.sql.revision import HEAD
 from solti_store.sql.tables import SCHEMA
 
@@ -60,6 +60,7 @@ class _Visit:
         limits: The limits.
         clock: This machine's time, in seconds.
         server: What kind of server it is.
+        schema: The name of our schema.
         values: Its settings.
         revision: The schema's; None when there is none.
         tables: Our tables, if their statistics are kept here.
@@ -70,11 +71,17 @@ class _Visit:
     limits: DoctorLimits
     clock: Callable[[], float]
     server: Row
+    schema: str
     values: dict[str, str] = field(default_factory=dict)
     revision: str | None = None
     tables: list[doctor_tables.Table] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     _workers: list[AgentStatus] | None = None
+
+    @property
+    def schemas(self) -> list[str]:
+        """Our schemas: of the tables, and of the reports."""
+        return [self.schema, REPORT_SCHEMA]
 
     @property
     def dead(self) -> int | None:
@@ -111,7 +118,7 @@ def examine(
         clock: This machine's time, in seconds since 1970.
     """
     sql.BOUND.all(conn, {"timeout_ms": f"{max(int(timeout.total_seconds() * 1000), 1)}"})
-    visit = _Visit(conn, limits, clock, sql.SERVER.one(conn, {"schema": SCHEMA}))
+    visit = _Visit(conn, limits, clock, sql.SERVER.one(conn, {"schema": SCHEMA}), SCHEMA)
     if not visit.server.sees_all:
         visit.unchecked.append(
             "sessions of other roles: who is in a transaction and who waits for a standby, how busy autovacuum is;"
@@ -155,7 +162,7 @@ def _settings(visit: _Visit) -> Iterator[Finding]:
     server = doctor_settings.Server(here.version, here.is_standby, here.encoding, here.database, here.tables_bytes)
     yield from doctor_settings.server(server, visit.values, visit.limits)
     yield from doctor_settings.settings(visit.values, visit.limits, is_standby=here.is_standby)
-    roles = sql.ROLE_SETTINGS.all(visit.conn, {"table": f"{SCHEMA}.task_status"})
+    roles = sql.ROLE_SETTINGS.all(visit.conn, {"table": quoted(visit.schema, "task_status")})
     yield from doctor_settings.role_settings([(row.role, row.given) for row in roles], visit.limits)
 
 
@@ -177,11 +184,13 @@ def _schema(visit: _Visit) -> Iterator[Finding]:
     try:
         schema.check(visit.conn)
     except SchemaMismatch as error:
-        yield finding(Code.SCHEMA_REVISION, Severity.ERROR, f"schema {SCHEMA}", f"{error}", "solti-store db upgrade")
+        yield finding(
+            Code.SCHEMA_REVISION, Severity.ERROR, f"schema {visit.schema}", f"{error}", "solti-store db upgrade"
+        )
 
 
 def _tables(visit: _Visit) -> Iterator[Finding]:
-    found = _of(doctor_tables.Table, sql.TABLES.all(visit.conn, {"schemas": list(sql.SCHEMAS)}))
+    found = _of(doctor_tables.Table, sql.TABLES.all(visit.conn, {"schemas": visit.schemas}))
     vacuum = doctor_tables.Vacuum(**sql.VACUUM.one(visit.conn, {})._asdict())
     if visit.server.is_standby:
         visit.unchecked.append(
@@ -194,11 +203,11 @@ def _tables(visit: _Visit) -> Iterator[Finding]:
 
 
 def _indexes(visit: _Visit) -> Iterator[Finding]:
-    rows = [row._asdict() for row in sql.INDEXES.all(visit.conn, {"schemas": list(sql.SCHEMAS)})]
+    rows = [row._asdict() for row in sql.INDEXES.all(visit.conn, {"schemas": visit.schemas})]
     counted = max((row.pop("counted_seconds") for row in rows), default=0.0)
     if visit.server.is_standby:
         counted = 0.0
-    names = {one.name for one in sql.expected() if one.kind == "index"}
+    names = {one.name for one in sql.expected(visit.schema) if one.kind == "index"}
     found = [doctor_tables.Index(**row) for row in rows]
     yield from doctor_tables.indexes(found, visit.limits, counted_seconds=counted, expected=names)
 
@@ -228,9 +237,9 @@ def _locks(visit: _Visit) -> Iterator[Finding]:
 def _drift(visit: _Visit) -> Iterator[Finding]:
     if visit.revision != HEAD:
         return
-    rows = sql.NAMES.all(visit.conn, {"schemas": list(sql.SCHEMAS)})
-    yield from doctor_tables.drift(sql.expected(), {(row.kind, row.name) for row in rows})
-    found = sql.UNVALIDATED.all(visit.conn, {"schemas": list(sql.SCHEMAS)})
+    rows = sql.NAMES.all(visit.conn, {"schemas": visit.schemas})
+    yield from doctor_tables.drift(sql.expected(visit.schema), {(row.kind, row.name) for row in rows})
+    found = sql.UNVALIDATED.all(visit.conn, {"schemas": visit.schemas})
     yield from doctor_tables.unvalidated((row.schema, row.table, row.name) for row in found)
 
 
@@ -291,7 +300,8 @@ def _feed(visit: _Visit) -> Iterator[Finding]:
         ("task_events", "one of the oldest events", row.ahead_seconds, "at"),
     ]
     dated = (
-        (table, what, seconds or 0.0, work_sql.mend_future(table, column)) for table, what, seconds, column in ahead
+        (table, what, seconds or 0.0, work_sql.mend_future(visit.schema, table, column))
+        for table, what, seconds, column in ahead
     )
     yield from doctor_work.future(dated, limits)
 

@@ -15,7 +15,6 @@ from sqlalchemy.schema import AddConstraint, CreateIndex
 from solti_store.rules.doctor_tables import Expected
 from solti_store.rules.reports import REPORTS
 from solti_store.sql.driver import Prepared
-from solti_store.sql.reports import REPORT_SCHEMA
 from solti_store.sql.tables import SCHEMA, metadata
 from solti_store.sql.types import BinaryArray
 
@@ -29,7 +28,6 @@ __all__ = [
     "NAMES",
     "PREPARED",
     "ROLE_SETTINGS",
-    "SCHEMAS",
     "SERVER",
     "SETTINGS",
     "SLOTS",
@@ -40,8 +38,6 @@ __all__ = [
     "VACUUM",
     "expected",
 ]
-
-SCHEMAS: Final = (SCHEMA, REPORT_SCHEMA)
 
 
 def _text(statement: str, *arrays: str, **types: Any) -> Prepared:  # noqa: ANN401 - SQLAlchemy types
@@ -266,8 +262,8 @@ _FROM_SCRIPT: Final = (
 
 
 @cache
-def expected() -> tuple[Expected, ...]:
-    """All that `tables.py` and the reports name, with what makes it anew."""
+def expected(schema: str) -> tuple[Expected, ...]:
+    """All that `tables.py` and the reports name, with what makes it anew in this schema."""
     found = [Expected("view", one.view, one.view, _FROM_SCRIPT) for one in REPORTS.values()]
     found += [Expected("view", name, name, _FROM_SCRIPT) for name in ("freshness", "version")]
     for table in metadata.sorted_tables:
@@ -280,14 +276,22 @@ def expected() -> tuple[Expected, ...]:
         for constraint in table.constraints:
             found.append(
                 Expected(
-                    "constraint", f"{table.name}.{constraint.name}", table.name, _statement(AddConstraint(constraint))
+                    "constraint",
+                    f"{table.name}.{constraint.name}",
+                    table.name,
+                    _statement(AddConstraint(constraint), schema),
                 )
             )
         for index in table.indexes:
-            made = _statement(CreateIndex(index)).replace("INDEX", "INDEX CONCURRENTLY", 1)
+            made = _statement(CreateIndex(index), schema).replace("INDEX", "INDEX CONCURRENTLY", 1)
             found.append(Expected("index", str(index.name), table.name, made))
     return tuple(found)
 
 
-def _statement(element: Any) -> str:  # noqa: ANN401 - any DDL
-    return f"{element.compile(dialect=psycopg.dialect())};".replace("%%", "%")  # type: ignore[no-untyped-call]
+def _statement(element: Any, schema: str) -> str:  # noqa: ANN401 - any DDL
+    text = element.compile(
+        dialect=psycopg.dialect(),  # type: ignore[no-untyped-call]
+        schema_translate_map={SCHEMA: schema},
+        render_schema_translate=True,
+    )
+    return f"{text};".replace("%%", "%")

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Interval, bindparam, text
 
+from solti_store.rules.doctor import quoted
 from solti_store.sql.driver import Prepared
 from solti_store.sql.tables import FINAL, OWNER, SCHEMA
 
@@ -143,6 +144,6 @@ OLDEST = _text(
 )
 
 
-def mend_future(table: str, column: str) -> str:
+def mend_future(schema: str, table: str, column: str) -> str:
     """The statement that dates back what is in the future."""
-    return f"UPDATE {SCHEMA}.{table} SET {column} = now() WHERE {column} > now();"  # noqa: S608 - for people to run
+    return f"UPDATE {quoted(schema, table)} SET {column} = now() WHERE {column} > now();"  # noqa: S608 - for people to run

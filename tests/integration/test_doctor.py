@@ -200,8 +200,9 @@ def test_the_age_of_rows(database_url: str, database: psycopg.Connection) -> Non
     assert one.severity is Severity.WARNING
     assert "of 2147483647 that there can be" in one.found
     mend(database_url, one)
-    younger = the(database_url, "wraparound", "agents", xids=0)
-    assert age_of(younger.found) < age_of(one.found)
+    # None at all, unless somebody has used a number since.
+    younger = found(database_url, "wraparound", "agents", xids=0)
+    assert all(age_of(each.found) < age_of(one.found) for each in younger)
     assert not found(database_url, "wraparound")
 
 
