@@ -203,6 +203,7 @@ class DoctorLimits:
         wal_bytes: How much WAL a replication slot may retain.
         dead: How many dead rows a table may have, if that is more than a fifth of it.
         bloat_bytes: How much empty space a table or index may have, if that is more than half of it.
+        vacuum: How long autovacuum may leave a table alone that it should have come to.
         unused: For how long statistics must have been kept before an index counts as unused.
         overdue: How long past its lease an agent, or past its deadline an attempt, may be left alone.
         late: How long a task may be due.
@@ -222,8 +223,9 @@ class DoctorLimits:
     wait: timedelta = timedelta(seconds=10)
     xids: int = 1_000_000
     wal_bytes: int = 1 << 30
-    dead: int = 20_000
+    dead: int = 100_000
     bloat_bytes: int = 64 << 20
+    vacuum: timedelta = timedelta(minutes=10)
     unused: timedelta = timedelta(days=7)
     overdue: timedelta = timedelta(minutes=1)
     late: timedelta = timedelta(minutes=15)

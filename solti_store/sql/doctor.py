@@ -192,6 +192,10 @@ TABLES = _text(
            COALESCE(s.n_mod_since_analyze, 0) AS changed,
            CAST(extract(epoch FROM clock_timestamp() - GREATEST(s.last_vacuum, s.last_autovacuum)) AS double precision)
                AS vacuumed_seconds,
+           CAST(extract(epoch FROM clock_timestamp() - GREATEST(
+               s.last_vacuum, s.last_autovacuum, pg_postmaster_start_time())) AS double precision) AS vacuum_wait,
+           CAST(extract(epoch FROM clock_timestamp() - GREATEST(
+               s.last_analyze, s.last_autoanalyze, pg_postmaster_start_time())) AS double precision) AS analyze_wait,
            age(c.relfrozenxid) AS xids, COALESCE(c.reloptions, '{}') AS options
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid

@@ -151,7 +151,7 @@ VACUUM = doctor_tables.Vacuum(50, 0.2, 50, 0.1, 200_000_000, 3, 0)
 def table(**changes: Any) -> doctor_tables.Table:
     given: dict[str, Any] = {
         "schema": "s", "name": "t", "bytes": 0, "rows": 0.0, "width": None, "live": 0, "dead": 0, "changed": 0,
-        "vacuumed_seconds": None, "xids": 0, "options": [],
+        "vacuumed_seconds": None, "vacuum_wait": 600.0, "analyze_wait": 600.0, "xids": 0, "options": [],
     }  # fmt: skip
     return doctor_tables.Table(**(given | changes))
 
@@ -161,12 +161,14 @@ def table(**changes: Any) -> doctor_tables.Table:
     [
         ({"dead": 100}, []),
         ({"dead": 101}, ["vacuum-lag"]),
-        ({"dead": 20_000, "live": 100_000, "rows": 100_000.0}, []),
-        ({"dead": 20_001, "live": 100_000, "rows": 100_000.0}, ["table-dead"]),
+        ({"dead": 101, "vacuum_wait": 599.0}, []),
+        ({"dead": 100_000, "live": 500_000, "rows": 500_000.0}, []),
+        ({"dead": 100_001, "live": 500_000, "rows": 500_000.0}, ["table-dead"]),
         ({"dead": 3000, "options": ["autovacuum_vacuum_threshold=1500"]}, []),
         ({"dead": 3001, "options": ["autovacuum_vacuum_threshold=1500"]}, ["vacuum-lag"]),
         ({"options": ["autovacuum_enabled=false"]}, ["vacuum-off"]),
         ({"changed": 101}, ["analyze-lag"]),
+        ({"changed": 101, "analyze_wait": 599.0}, []),
         ({"bytes": 200 << 20, "rows": 1000.0, "width": 100.0}, ["table-bloat"]),
         ({"bytes": 200 << 20, "rows": 1_000_000.0, "width": 100.0}, []),
         ({"bytes": 200 << 20, "rows": -1.0, "width": 100.0}, []),
