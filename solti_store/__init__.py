@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     from solti_store.ops.retention import Pruned as Pruned
     from solti_store.ops.rows import Claim as Claim
     from solti_store.retry import RetryPolicy as RetryPolicy
+    from solti_store.rules.doctor import Diagnosis as Diagnosis
+    from solti_store.rules.doctor import DoctorLimits as DoctorLimits
+    from solti_store.rules.doctor import Finding as Finding
+    from solti_store.rules.doctor import Severity as Severity
     from solti_store.rules.outcome import Outcome as Outcome
     from solti_store.rules.retention import Retention as Retention
     from solti_store.rules.why import Why as Why
@@ -86,6 +90,7 @@ _HOMES = {
     "solti_store.ops.retention": "Pruned",
     "solti_store.ops.rows": "Claim",
     "solti_store.retry": "RetryPolicy",
+    "solti_store.rules.doctor": "Diagnosis DoctorLimits Finding Severity",
     "solti_store.rules.outcome": "Outcome",
     "solti_store.rules.retention": "Retention",
     "solti_store.rules.why": "Why WhyReason",

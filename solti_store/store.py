@@ -21,12 +21,14 @@ from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, Bookmark, TaskQuery
 from solti_store.ops import agents, arguments, claims, closing, feed, label_index, listing, rollups, rows, tasks
+from solti_store.ops import doctor as doctoring
 from solti_store.ops import retention as retaining
 from solti_store.ops import schema as fitness
 from solti_store.ops import why as explaining
 from solti_store.ops.closing import Finishing
 from solti_store.retry import Effect, RetryPolicy
 from solti_store.rules import watching
+from solti_store.rules.doctor import DoctorLimits
 from solti_store.rules.retention import Retention
 from solti_store.rules.slots import MAX_SLOT_QUEUE
 from solti_store.rules.watching import DEFAULT_POLL
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from solti_store.ops.feed import Changes
     from solti_store.ops.retention import Pruned
     from solti_store.ops.rows import Claim
+    from solti_store.rules.doctor import Diagnosis
     from solti_store.rules.outcome import Outcome
     from solti_store.rules.why import Why
 
@@ -65,6 +68,7 @@ _UPDATE_RETRY = RetryPolicy(first_s=0.001, max_s=0.05)
 # Single statements commit themselves; FENCED and ONCE say what may be repeated when nobody knows whether they did.
 READ = Mode(Effect.READ, single=True)
 SNAPSHOT = Mode(Effect.READ, single=False, snapshot=True)
+EXAMINATION = Mode(Effect.READ, single=False)
 FENCED = Mode(Effect.FENCED, single=True)
 ONCE = Mode(Effect.ONCE, single=True)
 BATCH_FENCED = Mode(Effect.FENCED, single=False)
@@ -353,6 +357,23 @@ class TaskStore:
             NotFound: There is no task of this id.
         """
         return self._run(explaining.why, READ, task_id)
+
+    def doctor(
+        self, *, limits: DoctorLimits = DoctorLimits(), statement_timeout: timedelta = doctoring.TIMEOUT
+    ) -> Diagnosis:
+        """What ails the store and its server, what comes of it, and what mends it. Only reads.
+
+        What this role may not see, or what takes too long, is not an error: `unchecked` says so.
+
+        Args:
+            limits: Past what something is a finding.
+            statement_timeout: How long each of its statements may take; there are some thirty.
+
+        Raises:
+            Invalid: The store was made by `using`.
+        """
+        self._require_pool("doctor()")
+        return self._run(doctoring.examine, EXAMINATION, limits=limits, timeout=statement_timeout)
 
     # --- the change feed ---
 
@@ -734,6 +755,13 @@ class AsyncTaskStore:
     async def why(self, task_id: str) -> Why:
         """As `TaskStore.why`."""
         return await self._run(explaining.why, READ, task_id)
+
+    async def doctor(
+        self, *, limits: DoctorLimits = DoctorLimits(), statement_timeout: timedelta = doctoring.TIMEOUT
+    ) -> Diagnosis:
+        """As `TaskStore.doctor`."""
+        self._require_pool("doctor()")
+        return await self._run(doctoring.examine, EXAMINATION, limits=limits, timeout=statement_timeout)
 
     # --- the change feed ---
 

@@ -12,6 +12,7 @@ import typer
 from solti_store.cli import db, tasks
 from solti_store.cli.agents import agents, drain
 from solti_store.cli.demo.command import demo
+from solti_store.cli.doctor import doctor
 from solti_store.cli.exits import Exit, PipeClosedError, report
 from solti_store.cli.logs import logs
 from solti_store.cli.report import report as report_
@@ -88,6 +89,7 @@ app.command("delete")(tasks.delete)
 app.command("agents")(agents)
 app.command("drain")(drain)
 app.command("top")(top)
+app.command("doctor")(doctor)
 app.command("report", no_args_is_help=False)(report_)
 app.command("watch")(watch)
 app.command("work")(work)

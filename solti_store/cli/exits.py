@@ -43,6 +43,7 @@ class Exit(IntEnum):
     CONFLICT = 4
     UNAVAILABLE = 5
     UNKNOWN = 6
+    AILING = 7
     BUG = 70
     INTERRUPTED = 130
 

@@ -14,6 +14,9 @@ from solti_store import (
     AsyncTaskStore,
     CancelRequest,
     Claim,
+    Diagnosis,
+    DoctorLimits,
+    Finding,
     LeaseLost,
     Outcome,
     Reaped,
@@ -70,6 +73,8 @@ def sync_usage(connection: Connection) -> None:
         assert_type(store.cancel("build-1"), Task)
         assert_type(store.delete("build-1", expected_version=2), bool)
         assert_type(store.runs("build-1"), Sequence[TaskRun])
+        assert_type(store.doctor(limits=DoctorLimits(dead=9)), Diagnosis)
+        assert_type(store.doctor().findings, tuple[Finding, ...])
         agent = store.register("worker-1", kinds=["subprocess"], labels={"zone": "a"})
         assert_type(agent, Agent)
         assert_type(store.heartbeat(agent), Sequence[CancelRequest])
@@ -88,6 +93,7 @@ async def async_usage(connection: AsyncConnection) -> None:
         assert_type(store, AsyncTaskStore)
         assert_type(await store.create("build-1", spec()), Task)
         assert_type(await store.list(), TaskPage)
+        assert_type(await store.doctor(), Diagnosis)
         assert_type(store.pages(), AsyncIterator[TaskPage])
         assert_type(await store.update("build-1", lambda old: old), Task)
         agent = await store.register("worker-1")
