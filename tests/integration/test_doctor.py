@@ -14,7 +14,6 @@ from support import connect, queued, selecting, spec
 from support_doctor import diagnose, found, mend, the
 
 from solti_store import DoctorLimits, Invalid, Outcome, Severity, TaskStore
-from solti_store.sql.revision import HEAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,11 +43,11 @@ def test_a_database_without_the_schema_is_a_finding_and_no_error(empty_database_
     (one,) = [one for one in json.loads(done.stdout)["findings"] if one["code"] == "schema-revision"]
     assert (one["severity"], one["subject"], one["remedy"]) == ("error", "schema solti", "solti-store db upgrade")
     assert one["consequence"] == "a store refuses to open"
-    assert f"has no solti schema, this code needs {HEAD}" in one["found"]
+    assert "has no solti schema" in one["found"]
 
 
 def test_a_schema_of_another_revision_is_a_finding(database_url: str, database: psycopg.Connection) -> None:
-    database.execute("UPDATE solti.alembic_version SET version_num = 'solti_0001'")
+    database.execute("INSERT INTO solti.schema_history (revision, oldest_code) VALUES ('solti_9999', 'solti_9998')")
     done = run_cli("doctor", "-o", "name", url=database_url)
     assert (done.returncode, "schema-revision\n" in done.stdout) == (7, True)
     # What else the schema lacks is the migration's to bring.
