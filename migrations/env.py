@@ -8,7 +8,8 @@ from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
-from solti_store.migrate import CREATE_SCHEMA, ensure_schema, migrating
+from solti_store.migrate import CREATE_SCHEMA, Steps, Waits, ensure_schema, migrating
+from solti_store.migration.waiting import patiently
 from solti_store.sql.tables import SCHEMA, metadata
 from solti_store.sql.types import Xid8
 from solti_store.url import resolve_url
@@ -37,11 +38,18 @@ SETTINGS: dict[str, Any] = {
 
 def migrate(connection: Connection) -> None:
     """Run the migrations on `connection`, holding the migration lock."""
-    with migrating(connection):
-        ensure_schema(connection)
-        context.configure(connection=connection, **SETTINGS)
+    waits = context.config.attributes.get("waits", Waits())
+    context.configure(connection=connection, **SETTINGS)
+    steps = Steps(context.get_context().opts["fn"])
+
+    def run() -> None:
+        context.configure(connection=connection, fn=steps.left, on_version_apply=steps.note, **SETTINGS)
         with context.begin_transaction():
             context.run_migrations()
+
+    with migrating(connection, waits):
+        ensure_schema(connection)
+        patiently(connection, waits, run, progress=steps.reached)
 
 
 def run_offline() -> None:

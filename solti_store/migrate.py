@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import random
 import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alembic import command
 from alembic.config import Config
@@ -21,22 +23,35 @@ from sqlalchemy.exc import DBAPIError
 
 from solti_store.errors import SchemaMismatch, StoreUnavailable
 from solti_store.faults import translate
+from solti_store.migration.waiting import Waits
+from solti_store.ops import schema
+from solti_store.sql.migrating import CHECK_CLIENT
 from solti_store.sql.tables import SCHEMA
 from solti_store.url import resolve_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from sqlalchemy import URL, Connection
 
-__all__ = ["CREATE_SCHEMA", "downgrade", "ensure_schema", "migrating", "script_location", "upgrade"]
+__all__ = [
+    "CREATE_SCHEMA",
+    "Steps",
+    "Waits",
+    "downgrade",
+    "ensure_schema",
+    "migrating",
+    "script",
+    "script_location",
+    "stamp",
+    "upgrade",
+]
 
 logger = logging.getLogger(__name__)
 
 CREATE_SCHEMA = f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"
 LOCK_KEY = 0x736F_6C74_6901  # "solti", then 1; any constant no other program uses
-LOCK_WAIT_S = 300.0
-LOCK_TIMEOUT = "10s"
+DEFAULT_WAITS = Waits()
 
 # Alembic keeps the migration under way in module globals: two threads would run theirs in each other's database.
 _one_thread = threading.Lock()
@@ -54,18 +69,30 @@ def script_location() -> Path:
     return package / "migrations"
 
 
-def config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration, as `alembic.ini` has it."""
+def config(
+    connection: Connection | None = None, *, waits: Waits = DEFAULT_WAITS, versions: Sequence[Path] = ()
+) -> Config:
+    """Alembic's configuration, as `alembic.ini` has it.
+
+    Args:
+        connection: What to migrate; without one, the environment connects.
+        waits: How long to wait for locks.
+        versions: Folders of migrations beside our own.
+    """
     result = Config()
-    result.set_main_option("script_location", str(script_location()).replace("%", "%%"))
+    location = script_location()
+    folders = os.pathsep.join(map(str, (location / "versions", *versions)))
+    result.set_main_option("script_location", str(location).replace("%", "%%"))
+    result.set_main_option("version_locations", folders.replace("%", "%%"))
     result.set_main_option("path_separator", "os")
+    result.attributes["waits"] = waits
     if connection is not None:
         result.attributes["connection"] = connection
     return result
 
 
 @contextmanager
-def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[None]:
+def migrating(connection: Connection, waits: Waits = DEFAULT_WAITS) -> Iterator[None]:
     """Make this session a migrator's: it holds the right to migrate, alone, and waits for no lock too long.
 
     A session lock, polled: a blocking one would deadlock with CREATE INDEX CONCURRENTLY, which waits for
@@ -74,22 +101,25 @@ def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[
 
     Args:
         connection: A direct connection (not through a transaction-mode pooler), outside a transaction.
-        wait: Seconds to keep trying.
+        waits: How long it waits for others.
 
     Raises:
         StoreUnavailable: Somebody else held the lock all that time.
     """
-    deadline = time.monotonic() + wait
+    patience = waits.patience.total_seconds()
+    deadline = time.monotonic() + patience
     waiting = False
     while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY}):
         connection.rollback()
         if time.monotonic() > deadline:
-            raise StoreUnavailable(f"another process has been migrating this database for {wait:g} s")
+            raise StoreUnavailable(f"another process has been migrating this database for {patience:g} s")
         if not waiting:
             logger.info("waiting for another process that is migrating this database")
             waiting = True
         time.sleep(random.uniform(0.05, 0.25))  # noqa: S311 - jitter
-    connection.execute(text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
+    # Short: whoever wants the table after us waits behind us, so we give up and try again.
+    connection.execute(text(f"SET lock_timeout = {waits.lock_timeout.total_seconds() * 1000:.0f}"))
+    connection.execute(CHECK_CLIENT)
     # Without our schema: for a role that bears its name it is the default one, and Alembic, which leaves the name of
     # the default schema out, would then take our tables for somebody else's.
     connection.execute(text("SET search_path = public"))
@@ -104,6 +134,7 @@ def migrating(connection: Connection, *, wait: float = LOCK_WAIT_S) -> Iterator[
         dialect.default_schema_name = default_schema
         connection.execute(text("RESET search_path"))
         connection.execute(text("RESET lock_timeout"))
+        connection.execute(text("RESET client_connection_check_interval"))
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LOCK_KEY})
         connection.commit()
 
@@ -119,21 +150,98 @@ def ensure_schema(connection: Connection) -> None:
     connection.commit()
 
 
-def upgrade(database: Engine | URL | str, revision: str = "head") -> None:
+class Steps:
+    """The steps of a run of migrations, which goes on after a try that failed where that one got.
+
+    The way is laid down once: a relative target (`+2`) would be another after each step.
+    """
+
+    def __init__(self, plan: Callable[..., Iterable[Any]]) -> None:
+        self._plan = plan
+        self._steps: list[Any] = []
+        self._places: dict[frozenset[str], int] = {}
+
+    def left(self, heads: Iterable[str], context: object) -> list[Any]:
+        """What is still to do; Alembic's `fn`."""
+        if not self._places:
+            self._steps = list(self._plan(heads, context))
+            self._places[frozenset(heads)] = 0
+        return self._steps[self._places[frozenset(heads)] :]
+
+    def note(self, ctx: object, step: object, heads: Collection[str], run_args: object) -> None:
+        """Remember what a step leads to; Alembic's `on_version_apply`, called before the step is committed."""
+        del ctx, step, run_args
+        self._places.setdefault(frozenset(heads), len(self._places))
+
+    def reached(self) -> int:
+        """How many steps were done at some time."""
+        return len(self._places)
+
+
+def upgrade(
+    database: Engine | URL | str, revision: str = "head", *, waits: Waits = DEFAULT_WAITS, versions: Sequence[Path] = ()
+) -> None:
     """Bring the schema to `revision`; any number of processes may call this at once.
 
     Args:
         database: An engine, or the URL of a direct connection.
         revision: A revision id, `head`, or a step like `+1`.
+        waits: How long to wait for locks.
+        versions: Folders of migrations beside our own.
+
+    Raises:
+        LockTimeout: Somebody held a lock all the time; what came before that revision is done.
+        SchemaMismatch: There is no such revision, or no way to it.
+        StoreUnavailable: The database cannot be used, or somebody else migrates it all the time.
     """
     with _one_thread, _clear_errors(), _connect(database) as connection:
-        command.upgrade(config(connection), revision)
+        command.upgrade(config(connection, waits=waits, versions=versions), revision)
+        _tell_invalid_indexes(connection)
 
 
-def downgrade(database: Engine | URL | str, revision: str) -> None:
-    """Take the schema back to `revision` (`base` removes every table)."""
+def downgrade(
+    database: Engine | URL | str, revision: str, *, waits: Waits = DEFAULT_WAITS, versions: Sequence[Path] = ()
+) -> None:
+    """Take the schema back to `revision` (`base` removes every table); as `upgrade` otherwise."""
     with _one_thread, _clear_errors(), _connect(database) as connection:
-        command.downgrade(config(connection), revision)
+        command.downgrade(config(connection, waits=waits, versions=versions), revision)
+
+
+def stamp(database: Engine | URL | str, revision: str, *, versions: Sequence[Path] = ()) -> None:
+    """Say that the schema is at `revision`, and change nothing else; as `upgrade` otherwise."""
+    with _one_thread, _clear_errors(), _connect(database) as connection:
+        command.stamp(config(connection, versions=versions), revision)
+
+
+def script(revision: str, *, down: bool = False, versions: Sequence[Path] = ()) -> str:
+    """The SQL of a way through the revisions, without a database.
+
+    Args:
+        revision: `FROM:TO`; upwards also `TO` alone, from nothing.
+        down: Whether the way leads back.
+        versions: Folders of migrations beside our own.
+
+    Raises:
+        SchemaMismatch: There is no such way.
+    """
+    written = io.StringIO()
+    settings = config(versions=versions)
+    settings.output_buffer = written
+    with _one_thread, _clear_errors():
+        (command.downgrade if down else command.upgrade)(settings, revision, sql=True)
+    return written.getvalue()
+
+
+def _tell_invalid_indexes(connection: Connection) -> None:
+    for name, owner in schema.invalid_indexes(connection):
+        logger.warning(
+            "index %s of %s is not valid, so nothing is read by it; run REINDEX INDEX CONCURRENTLY %s,"
+            " or drop it if its name ends in _ccnew or _ccold",
+            name,
+            owner,
+            name,
+        )
+    connection.rollback()
 
 
 @contextmanager

@@ -200,6 +200,16 @@ TABLES = (
     )
     """,
     "INSERT INTO solti.label_index (horizon, open_xids, written_by) VALUES ('0', '{}', pg_current_xact_id())",
+    """
+    CREATE TABLE solti.backfills (
+        name      text CONSTRAINT pk_backfills PRIMARY KEY,
+        identity  text NOT NULL,
+        position  text[],
+        seen      bigint NOT NULL DEFAULT 0,
+        changed   bigint NOT NULL DEFAULT 0,
+        estimate  bigint NOT NULL
+    )
+    """,
 )
 
 # The tables are new and empty, so their indexes are built in the same transaction.
@@ -242,6 +252,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop every table, with all that is in them."""
     for table in (
+        "backfills",
         "label_index",
         "label_segments",
         "label_postings",

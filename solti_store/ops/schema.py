@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from solti_store.errors import SchemaMismatch
+from solti_store.sql.migrating import INVALID_INDEXES
 from solti_store.sql.revision import HAS_REVISION, HEAD, SELECT_REVISION
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["check", "revision"]
+__all__ = ["check", "invalid_indexes", "revision"]
 
 
 def revision(conn: Connection) -> str | None:
@@ -19,6 +20,11 @@ def revision(conn: Connection) -> str | None:
         return None
     found: str | None = conn.scalar(SELECT_REVISION)
     return found
+
+
+def invalid_indexes(conn: Connection) -> list[tuple[str, str]]:
+    """Our indexes that an aborted build has left, each with its table; not those that are being built."""
+    return [(name, owner) for name, owner in conn.execute(INVALID_INDEXES)]
 
 
 def check(conn: Connection) -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "OWNER",
     "SCHEMA",
     "agents",
+    "backfills",
     "feed",
     "label_index",
     "label_postings",
@@ -362,6 +363,20 @@ outcome_days = Table(
     Column("timeout", BigInteger, nullable=False),
     Column("canceled", BigInteger, nullable=False),
     Column("run_seconds", Double, nullable=False),
+)
+
+# How far backfills of migrations got, while they go on.
+backfills = Table(
+    "backfills",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # Of the table, the columns and the statement: a row of another one means nothing.
+    Column("identity", Text, nullable=False),
+    # The last key of the last batch; NULL where a pass begins.
+    Column("position", ARRAY(Text)),
+    Column("seen", BigInteger, nullable=False, server_default=text("0")),
+    Column("changed", BigInteger, nullable=False, server_default=text("0")),
+    Column("estimate", BigInteger, nullable=False),
 )
 
 #: A change's `updated_at`. Never before the change before it: a writer that had to wait for the row began
