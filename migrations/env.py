@@ -55,7 +55,9 @@ def migrate(connection: Connection) -> None:
 def run_offline() -> None:
     """Print the SQL instead of running it (`--sql`)."""
     context.configure(dialect_name="postgresql", literal_binds=True, **SETTINGS)
+    waits = context.config.attributes.get("waits", Waits())
     with context.begin_transaction():
+        context.execute(f"SET lock_timeout = {waits.lock_timeout.total_seconds() * 1000:.0f}")
         context.execute(CREATE_SCHEMA)
         context.run_migrations()
 

@@ -74,8 +74,8 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "solti_store.errors": (
         "AgentLost AlreadyExists AlreadyRunning Blocker EmbeddedError FeedExpired FeedUnavailable Invalid InvalidCursor"
-        " LeaseLost LockTimeout ModelError NotFound OutcomeUnknown SchemaMismatch SlotBusy SlotQueueFull SoltiStoreError"
-        " StoreUnavailable TransactionAborted VersionConflict"
+        " LeaseLost LockTimeout ModelError NotFound OutcomeUnknown SchemaMismatch SlotBusy SlotQueueFull"
+        " SoltiStoreError StoreUnavailable TransactionAborted VersionConflict"
     ),
     "solti_store.model": (
         "AdmissionPolicy AgentState AgentStatus BackoffPolicy Bookmark ChangeKind Container Embedded EventType"

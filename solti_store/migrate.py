@@ -213,7 +213,7 @@ def stamp(database: Engine | URL | str, revision: str, *, versions: Sequence[Pat
         command.stamp(config(connection, versions=versions), revision)
 
 
-def script(revision: str, *, down: bool = False, versions: Sequence[Path] = ()) -> str:
+def script(revision: str, *, down: bool = False, versions: Sequence[Path] = ()) -> list[str]:
     """The SQL of a way through the revisions, without a database.
 
     Args:
@@ -221,15 +221,30 @@ def script(revision: str, *, down: bool = False, versions: Sequence[Path] = ()) 
         down: Whether the way leads back.
         versions: Folders of migrations beside our own.
 
+    Returns:
+        The script in pieces, a statement or a comment each; joined, they are what psql can run.
+
     Raises:
         SchemaMismatch: There is no such way.
     """
-    written = io.StringIO()
     settings = config(versions=versions)
+    written = _Pieces()
     settings.output_buffer = written
     with _one_thread, _clear_errors():
         (command.downgrade if down else command.upgrade)(settings, revision, sql=True)
-    return written.getvalue()
+    return written.pieces
+
+
+class _Pieces(io.StringIO):
+    """Alembic writes a statement at once, and a parser that is to find the ends of some it cannot read does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return len(text)
 
 
 def _tell_invalid_indexes(connection: Connection) -> None:

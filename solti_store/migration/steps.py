@@ -185,7 +185,7 @@ def _unhurried(connection: Connection, waits: Waits, *statements: str) -> None:
     try:
         _set_lock_timeout(connection, f"{waits.patience.total_seconds() * 1000:.0f}")
         for statement in statements:
-            connection.exec_driver_sql(statement)
+            connection.execute(sql.verbatim(statement))
     finally:
         if not connection.invalidated:
             _set_lock_timeout(connection, before)

@@ -23,6 +23,7 @@ __all__ = [
     "REMEMBER_BACKFILL",
     "backfill_all",
     "backfill_batch",
+    "verbatim",
 ]
 
 # What one session waits for, and for whom. A wait for a row or a snapshot names no relation.
@@ -89,6 +90,11 @@ REMEMBER_BACKFILL = text(f"""
 """)  # noqa: S608 - constants
 
 FORGET_BACKFILL = text(f"DELETE FROM {SCHEMA}.backfills WHERE name = :name")  # noqa: S608 - a constant
+
+
+def verbatim(statement: str) -> TextClause:
+    """A migration's own statement, in which a colon is a colon."""
+    return text(_escaped(statement))
 
 
 def backfill_all(relation: str, values: Mapping[str, str], where: str) -> str:

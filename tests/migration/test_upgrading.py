@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic import command
-from extra import write
+from extra_migrations import write
 from sqlalchemy import create_engine, text
 from support import connect, spec
 
@@ -66,7 +66,8 @@ def waits_for_tasks(watcher: psycopg.Connection[Any]) -> bool:
     return bool(
         one(
             watcher,
-            "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock' AND relation = %s::regclass"
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+            " AND relation = %s::regclass"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
             f"{SCHEMA}.tasks",
         )
@@ -83,20 +84,24 @@ def test_an_upgrade_waits_in_steps_and_lets_readers_through_between_them(
 ) -> None:
     first, last = write(tmp_path, OTHER_TABLE, ADD_COLUMN)
     caplog.set_level(logging.WARNING, "solti_store.migration")
-    with ThreadPoolExecutor(1) as pool:
-        with connect(database_url) as blocker, connect(database_url) as watcher, connect(database_url) as reader:
-            pid = blocker.info.backend_pid
-            with blocker.transaction():
-                blocker.execute(f"SELECT count(*) FROM {SCHEMA}.tasks".encode())
-                upgrading = pool.submit(upgrade, database_url, waits=SHORT, versions=[tmp_path])
-                for _ in range(3):
-                    until(lambda: waits_for_tasks(watcher), "the upgrade wants its lock")
-                    # Behind the upgrade in the queue, and through when that gives up: the blocker is still there.
-                    assert one(reader, f"SELECT count(*) FROM {SCHEMA}.tasks") == 0
-                    assert not upgrading.done()
-                # What came before stays done.
-                assert found(engine) == first
-            upgrading.result()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        connect(database_url) as blocker,
+        connect(database_url) as watcher,
+        connect(database_url) as reader,
+    ):
+        pid = blocker.info.backend_pid
+        with blocker.transaction():
+            blocker.execute(f"SELECT count(*) FROM {SCHEMA}.tasks".encode())
+            upgrading = pool.submit(upgrade, database_url, waits=SHORT, versions=[tmp_path])
+            for _ in range(3):
+                until(lambda: waits_for_tasks(watcher), "the upgrade wants its lock")
+                # Behind the upgrade in the queue, and through when that gives up: the blocker is still there.
+                assert one(reader, f"SELECT count(*) FROM {SCHEMA}.tasks") == 0
+                assert not upgrading.done()
+            # What came before stays done.
+            assert found(engine) == first
+        upgrading.result()
     assert found(engine) == last
     tries = [record.getMessage() for record in caplog.records]
     assert len(tries) >= 3
@@ -202,8 +207,8 @@ def builds(watcher: psycopg.Connection[Any]) -> int:
     return int(
         one(
             watcher,
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND starts_with(query, 'CREATE INDEX')"
-            " AND state = 'active'",
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+            " AND starts_with(query, 'CREATE INDEX')",
         )
     )
 
@@ -273,17 +278,18 @@ def test_an_upgrade_tells_of_invalid_indexes_that_are_not_its_own(
         )
     with caplog.at_level(logging.WARNING, "solti_store.migrate"):
         upgrade(engine)
-    assert [record.getMessage() for record in caplog.records] == [
+    (record,) = caplog.records
+    assert record.getMessage() == (
         f"index {SCHEMA}.by_hand of {SCHEMA}.tasks is not valid, so nothing is read by it; run REINDEX INDEX"
         f" CONCURRENTLY {SCHEMA}.by_hand, or drop it if its name ends in _ccnew or _ccold"
-    ]
+    )
 
 
 def test_an_index_of_the_name_on_another_table_is_not_taken_for_it(engine: Engine, tmp_path: Path) -> None:
     write(tmp_path, BUILD)
     with engine.begin() as connection:
         connection.execute(text(f"CREATE INDEX ix_tasks_extra ON {SCHEMA}.agents (id)"))
-    with pytest.raises(SchemaMismatch, match="ix_tasks_extra.*agents"):
+    with pytest.raises(SchemaMismatch, match=r"ix_tasks_extra.*agents"):
         upgrade(engine, versions=[tmp_path])
     assert found(engine) == HEAD
 

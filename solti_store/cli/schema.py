@@ -1,0 +1,254 @@
+"""The commands of `db` about the schema: where it is, where it goes, what that will do."""
+
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from solti_store.cli import parsing
+from solti_store.cli.exits import Exit, UsageError, message_of
+from solti_store.cli.render import Column, Output, Table, elapsed, emit, note, one_line, show_details, show_table
+from solti_store.cli.session import open_connection, session_of
+from solti_store.cli.tasks import OutputOption
+
+if TYPE_CHECKING:
+    from solti_store.migrate import Waits
+    from solti_store.migration.plan import Planned
+
+__all__ = ["check", "current", "downgrade", "plan", "stamp", "upgrade"]
+
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+SqlOption = Annotated[bool, typer.Option("--sql", help="Print the SQL and run nothing; needs no database.")]
+LockTimeoutOption = Annotated[
+    str, typer.Option("--lock-timeout", metavar="TIME", help="The longest wait for a lock, before another try.")
+]
+PatienceOption = Annotated[
+    str, typer.Option("--patience", metavar="TIME", help="How long to try again, for each revision.")
+]
+
+
+def upgrade(
+    context: typer.Context,
+    revision: Annotated[
+        str, typer.Argument(metavar="[REVISION]", help="Up to which revision; with --sql also FROM:TO.")
+    ] = "head",
+    *,
+    sql: SqlOption = False,
+    lock_timeout: LockTimeoutOption = "3s",
+    patience: PatienceOption = "5m",
+) -> None:
+    """Bring the database's schema up to date. Any number of processes may do so at once."""
+    waits = _waits(lock_timeout, patience)
+    from solti_store import migrate  # noqa: PLC0415 - half a second that help does not need
+    from solti_store.url import resolve_url  # noqa: PLC0415
+
+    if sql:
+        emit("".join(migrate.script(revision)))
+        return
+    _show_progress()
+    migrate.upgrade(resolve_url(session_of(context).url), revision, waits=waits)
+    _print_revision(context)
+
+
+def downgrade(
+    context: typer.Context,
+    revision: Annotated[
+        str,
+        typer.Argument(
+            metavar="REVISION", help="Down to which; base removes all tables; with --sql FROM:TO.", show_default=False
+        ),
+    ],
+    *,
+    yes: YesOption = False,
+    sql: SqlOption = False,
+    lock_timeout: LockTimeoutOption = "3s",
+    patience: PatienceOption = "5m",
+) -> None:
+    """Take the schema back to an older revision. Data that has no place there is lost."""
+    waits = _waits(lock_timeout, patience)
+    if sql and ":" not in revision:
+        raise UsageError("without a database a downgrade is FROM:TO")
+    if not yes and not sql:
+        raise UsageError("a downgrade may lose data: give -y if that is meant")
+    from solti_store import migrate  # noqa: PLC0415
+    from solti_store.url import resolve_url  # noqa: PLC0415
+
+    if sql:
+        emit("".join(migrate.script(revision, down=True)))
+        return
+    _show_progress()
+    migrate.downgrade(resolve_url(session_of(context).url), revision, waits=waits)
+    _print_revision(context)
+
+
+def stamp(
+    context: typer.Context,
+    revision: Annotated[str, typer.Argument(metavar="REVISION", help="Where it is.", show_default=False)],
+    *,
+    yes: YesOption = False,
+) -> None:
+    """Say which revision the schema is at, after its SQL was run by hand. Changes nothing else, and checks nothing."""
+    if not yes:
+        raise UsageError("a wrong stamp makes the next upgrade fail or skip: give -y if that is meant")
+    from solti_store import migrate  # noqa: PLC0415
+    from solti_store.url import resolve_url  # noqa: PLC0415
+
+    migrate.stamp(resolve_url(session_of(context).url), revision)
+    _print_revision(context)
+
+
+def current(context: typer.Context, output: OutputOption = Output.NAME) -> int:
+    """Show the schema's revision. Exit code 5 if it is not the one that this version needs."""
+    from solti_store.sql.revision import HEAD  # noqa: PLC0415
+
+    found = _revision(context)
+    if output is Output.JSON:
+        emit(json.dumps({"revision": found, "head": HEAD}, separators=(",", ":")) + "\n")
+    elif output is Output.TABLE:
+        show_details([("Revision", found or "none"), ("Needed", HEAD)])
+    else:
+        emit(f"{found or 'none'}\n")
+    if found == HEAD:
+        return Exit.OK
+    note(f"this version needs {HEAD}: run `solti-store db upgrade`")
+    return Exit.UNAVAILABLE
+
+
+def check(context: typer.Context, output: OutputOption = Output.NAME) -> int:
+    """Whether this version works with the database's schema. Exit code 5 if not: for readiness probes."""
+    from solti_store.errors import SchemaMismatch  # noqa: PLC0415
+    from solti_store.ops import schema  # noqa: PLC0415
+
+    problem: SchemaMismatch | None = None
+    with open_connection(context) as connection:
+        found = schema.revision(connection)
+        try:
+            schema.check(connection)
+        except SchemaMismatch as error:
+            problem = error
+        broken = schema.invalid_indexes(connection)
+    if output is Output.JSON:
+        document = {
+            "fits": problem is None,
+            "revision": found,
+            "problem": None if problem is None else message_of(problem),
+            "invalidIndexes": [name for name, _ in broken],
+        }
+        emit(json.dumps(document, separators=(",", ":")) + "\n")
+    elif output is Output.TABLE:
+        rows = [("Fits", "no" if problem else "yes"), ("Revision", found or "none")]
+        show_details([*rows, ("Invalid indexes", ", ".join(name for name, _ in broken) or "-")])
+    else:
+        emit("no\n" if problem else "yes\n")
+    for name, owner in broken:
+        note(f"index {name} of {owner} is not valid: run REINDEX INDEX CONCURRENTLY {name}")
+    if problem is None:
+        return Exit.OK
+    note(message_of(problem))
+    return Exit.UNAVAILABLE
+
+
+def plan(
+    context: typer.Context,
+    revision: Annotated[str, typer.Argument(metavar="[REVISION]", help="Up to which revision.")] = "head",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what an upgrade would run, what it locks and for about how long. Runs nothing, and locks no table."""
+    from solti_store import migrate  # noqa: PLC0415
+    from solti_store.migration.plan import plan as plan_  # noqa: PLC0415
+    from solti_store.ops import schema  # noqa: PLC0415
+
+    with open_connection(context) as connection:
+        found = schema.revision(connection)
+        pieces = [] if revision == found else migrate.script(f"{found or 'base'}:{revision}")
+        planned = plan_(connection, pieces)
+    if output is Output.JSON:
+        emit(json.dumps({"from": found, "to": revision, "items": [_document(each) for each in planned]}) + "\n")
+        return
+    if output is Output.NAME:
+        emit("".join(pieces))
+        return
+    columns = (
+        Column("Revision", is_name=True),
+        Column("Tx", is_number=True),
+        Column("Statement", is_flexible=True),
+        Column("On", is_name=True),
+        Column("Lock"),
+        Column("Rows", is_number=True),
+        Column("Time", is_number=True),
+        Column("Note", styles={}),
+    )
+    show_table(Table(columns, [_row(each) for each in planned]))
+    if not planned:
+        note("nothing is to do")
+
+
+def _row(planned: "Planned") -> list[str]:
+    step, touch, size = planned.step, planned.touch, planned.size
+    known = step.statement.is_known
+    return [
+        step.revision or "-",
+        "-" if step.transaction is None else str(step.transaction),
+        one_line(step.statement.sql)[:100],
+        touch.relation if touch else "-" if known else "?",
+        touch.lock.label if touch else "-" if known else "unknown: assume ACCESS EXCLUSIVE",
+        "-" if touch is None else "new" if size is None else str(size.rows),
+        "-" if planned.seconds is None else elapsed(planned.seconds * 1000),
+        "; ".join(_notes(planned)) or "-",
+    ]
+
+
+def _notes(planned: "Planned") -> list[str]:
+    step, touch, size = planned.step, planned.touch, planned.size
+    if touch is None or size is None:
+        return []
+    notes = [f"stops {touch.lock.stops}"] if touch.lock.stops else []
+    if touch.rewrites:
+        notes.append("rewrites the table")
+    elif touch.scans:
+        notes.append("in batches" if step.in_batches else "reads all rows")
+    return notes
+
+
+def _document(planned: "Planned") -> dict[str, Any]:
+    step, touch, size = planned.step, planned.touch, planned.size
+    return {
+        "revision": step.revision or None,
+        "transaction": step.transaction,
+        "sql": step.statement.sql,
+        "isKnown": step.statement.is_known,
+        "inBatches": step.in_batches,
+        "relation": touch.relation if touch else None,
+        "lock": touch.lock.label if touch else None if step.statement.is_known else "ACCESS EXCLUSIVE",
+        "rewrites": touch.rewrites if touch else None,
+        "scans": touch.scans if touch else None,
+        "rows": size.rows if size else None,
+        "bytes": size.bytes + size.index_bytes if size else None,
+        "seconds": planned.seconds,
+    }
+
+
+def _waits(lock_timeout: str, patience: str) -> "Waits":
+    timeout, whole = parsing.duration(lock_timeout, "--lock-timeout"), parsing.duration(patience, "--patience")
+    from solti_store.migration.waiting import Waits  # noqa: PLC0415 - SQLAlchemy, for nothing if an option is wrong
+
+    return Waits(lock_timeout=timeout, patience=whole)
+
+
+def _show_progress() -> None:
+    """On a terminal somebody waits."""
+    if sys.stderr.isatty():
+        logging.getLogger("solti_store.migration").setLevel(logging.INFO)
+
+
+def _print_revision(context: typer.Context) -> None:
+    emit(f"{_revision(context) or 'none'}\n")
+
+
+def _revision(context: typer.Context) -> str | None:
+    from solti_store.ops import schema  # noqa: PLC0415
+
+    with open_connection(context) as connection:
+        return schema.revision(connection)

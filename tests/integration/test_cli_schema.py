@@ -1,0 +1,128 @@
+"""`db check`, `plan`, `stamp` and the SQL of a migration, from the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from cli_run import data_of, environment, run_cli
+from support import connect
+
+from solti_store import migrate
+from solti_store.sql.revision import HEAD
+from solti_store.sql.tables import SCHEMA
+
+FIRST = "solti_0001"
+
+
+def test_check_says_whether_the_code_fits(empty_database_url: str) -> None:
+    url = empty_database_url
+    done = run_cli("db", "check", url=url)
+    assert (done.returncode, done.stdout) == (5, "no\n")
+    assert "run `solti-store db upgrade`" in done.stderr
+    data_of("db", "upgrade", url=url)
+    assert data_of("db", "check", url=url) == "yes\n"
+    document = json.loads(data_of("db", "check", "-o", "json", url=url))
+    assert document == {"fits": True, "revision": HEAD, "problem": None, "invalidIndexes": []}
+    with connect(url) as connection:
+        connection.execute(
+            b"UPDATE pg_index SET indisvalid = false WHERE indexrelid = %s::regclass", (f"{SCHEMA}.ix_agents_id",)
+        )
+    done = run_cli("db", "check", "-o", "json", url=url)
+    assert (done.returncode, json.loads(done.stdout)["invalidIndexes"]) == (0, [f"{SCHEMA}.ix_agents_id"])
+    assert f"REINDEX INDEX CONCURRENTLY {SCHEMA}.ix_agents_id" in done.stderr
+
+
+def test_check_is_fast_to_start_for_alembic_is_not_loaded(database_url: str) -> None:
+    script = (
+        "import sys; from solti_store.cli.app import run; code = run(['db', 'check']);"
+        " sys.exit(code or any(name in sys.modules for name in ('alembic', 'postgast')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment(database_url), check=False, timeout=60)
+    assert done.returncode == 0
+
+
+def test_a_stamp_says_where_the_schema_is_and_is_asked_for_twice(database_url: str) -> None:
+    refused = run_cli("db", "stamp", FIRST, url=database_url)
+    assert (refused.returncode, "give -y" in refused.stderr) == (2, True)
+    assert data_of("db", "stamp", FIRST, "-y", url=database_url) == f"{FIRST}\n"
+    assert run_cli("db", "check", url=database_url).returncode == 5
+    assert run_cli("db", "stamp", "nonsense", "-y", url=database_url).returncode == 5
+    assert data_of("db", "stamp", "head", "-y", url=database_url) == f"{HEAD}\n"
+    assert data_of("db", "check", url=database_url) == "yes\n"
+
+
+def test_the_printed_sql_up_and_down_can_be_run_by_hand(empty_database_url: str) -> None:
+    url = empty_database_url
+    # No database is named: none is needed.
+    for arguments, revision in (
+        (("upgrade", FIRST), FIRST),
+        (("upgrade", f"{FIRST}:head"), HEAD),
+        (("downgrade", f"{HEAD}:{FIRST}"), FIRST),
+        (("upgrade", f"{FIRST}:head"), HEAD),
+    ):
+        sql = data_of("db", *arguments, "--sql")
+        assert "SET lock_timeout" in sql or arguments[0] == "downgrade"
+        with connect(url) as connection:
+            connection.execute(sql.encode())
+        assert run_cli("db", "current", url=url).stdout == f"{revision}\n"
+    assert data_of("db", "check", url=url) == "yes\n"
+    assert run_cli("db", "downgrade", FIRST, "--sql").returncode == 2
+    assert run_cli("db", "upgrade", "nonsense", "--sql").returncode == 5
+
+
+def test_a_plan_tells_locks_and_runs_nothing(empty_database_url: str) -> None:
+    url = empty_database_url
+    document = json.loads(data_of("db", "plan", "-o", "json", url=url))
+    assert (document["from"], document["to"]) == (None, "head")
+    assert all(item["isKnown"] for item in document["items"])
+    assert run_cli("db", "current", url=url).stdout == "none\n"
+    data_of("db", "upgrade", FIRST, url=url)
+    with connect(url) as connection:
+        connection.execute(f"ANALYZE {SCHEMA}.task_runs".encode())
+    items = json.loads(data_of("db", "plan", "-o", "json", url=url))["items"]
+    assert {item["revision"] for item in items} == {None, HEAD}
+    reads = [item for item in items if item["relation"] == f"{SCHEMA}.task_runs"]
+    assert reads
+    assert {(item["lock"], item["rewrites"], item["scans"]) for item in reads} == {("ACCESS SHARE", False, False)}
+    table = data_of("db", "plan", url=url)
+    assert table.splitlines()[0].split()[:3] == ["REVISION", "TX", "STATEMENT"]
+    assert run_cli("db", "current", url=url).stdout == f"{FIRST}\n"
+    data_of("db", "upgrade", url=url)
+    done = run_cli("db", "plan", url=url)
+    assert (done.returncode, done.stderr) == (0, "nothing is to do\n")
+
+
+@pytest.mark.parametrize("option", ["--lock-timeout", "--patience"])
+def test_waits_are_lengths_of_time(database_url: str, option: str) -> None:
+    data_of("db", "upgrade", option, "10s", url=database_url)
+    assert run_cli("db", "upgrade", option, "soon", url=database_url).returncode == 2
+
+
+def test_without_the_parser_a_plan_is_refused_with_the_remedy(database_url: str) -> None:
+    script = (
+        "import sys; sys.modules['postgast'] = None; from solti_store.cli.app import run; sys.exit(run(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "db", "plan", "head"],
+        env=environment(database_url),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    migrate.stamp(database_url, FIRST)
+    again = subprocess.run(
+        [sys.executable, "-c", script, "db", "plan", "head"],
+        env=environment(database_url),
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.startswith("error: ")
+    assert "solti-store[plan]" in again.stderr
