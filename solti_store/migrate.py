@@ -163,9 +163,10 @@ class Steps:
 
     def left(self, heads: Iterable[str], context: object) -> list[Any]:
         """What is still to do; Alembic's `fn`."""
-        if not self._places:
+        if frozenset(heads) not in self._places:
+            # The first try; or somebody has meanwhile changed the revision by hand.
             self._steps = list(self._plan(heads, context))
-            self._places[frozenset(heads)] = 0
+            self._places = {frozenset(heads): 0}
         return self._steps[self._places[frozenset(heads)] :]
 
     def note(self, ctx: object, step: object, heads: Collection[str], run_args: object) -> None:

@@ -70,7 +70,8 @@ def patiently(
             except DBAPIError as error:
                 if sqlstate(error) not in {_LOCK_NOT_AVAILABLE, _DEADLOCK}:
                     raise
-                if connection.get_isolation_level() != "AUTOCOMMIT":
+                # Looked up in the options: to ask the server takes a transaction that has not failed.
+                if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
                     connection.rollback()
                 if progress() != reached:
                     reached, begun, pause = progress(), tried, first_pause
@@ -111,13 +112,18 @@ def _watching(connection: Connection, period: float) -> Iterator[_Found]:
     pool = connection.engine.pool.recreate()
 
     def watch() -> None:
+        # Most of what is watched is over before anybody has to look.
+        if over.wait(period):
+            return
         try:
             second = pool.connect()
             try:
                 assert second.driver_connection is not None  # noqa: S101 - as above
                 second.driver_connection.autocommit = True
-                while not over.wait(period):
+                while True:
                     found.look(second.driver_connection, pid)
+                    if over.wait(period):
+                        break
             finally:
                 second.invalidate()
         except Exception as error:  # noqa: BLE001 - whatever it is, the migration goes on without

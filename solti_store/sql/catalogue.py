@@ -33,7 +33,7 @@ REFERENCES = text("""
     WHERE f.contype = 'f' AND n.nspname = ANY (:schemas)
 """).bindparams(**_SCHEMAS)
 
-# Declared so, or by a valid CHECK of that column alone.
+# Declared so, or by a valid CHECK of that column alone; read from its tree, because to write it out takes a lock.
 NOT_NULL = text("""
     SELECT n.nspname || '.' || c.relname AS name, a.attname AS column_name
     FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -41,5 +41,5 @@ NOT_NULL = text("""
       AND (a.attnotnull OR EXISTS (
         SELECT FROM pg_constraint k
         WHERE k.conrelid = c.oid AND k.contype = 'c' AND k.convalidated AND k.conkey = ARRAY[a.attnum]
-          AND pg_get_constraintdef(k.oid) = format('CHECK ((%I IS NOT NULL))', a.attname)))
+          AND k.conbin::text ~ '^[{]NULLTEST .arg [{]VAR [^{}]*[}] .nulltesttype 1 [^{}]*[}]$'))
 """).bindparams(**_SCHEMAS)
