@@ -298,9 +298,9 @@ class _Reader:
             self._unknown()
 
     def _grant_stmt(self, body: Node) -> None:
-        # Rights are not locked against, and those on tables lock no table.
-        if body["targtype"] not in {"ACL_TARGET_OBJECT", "ACL_TARGET_ALL_IN_SCHEMA"}:
-            self._unknown()
+        if body["targtype"] == "ACL_TARGET_OBJECT" and body["objtype"] in _OF_RELATIONS:
+            for name in map(relation, body["objects"]):
+                self._touch(name, Lock.ACCESS_SHARE)
 
     def _drop_stmt(self, body: Node) -> None:
         kind = body["remove_type"]

@@ -63,7 +63,7 @@ def test_a_bad_statement_is_caught_unless_a_reason_is_given(tmp_path: Path, stat
     found = lint([tmp_path])
     assert sorted(finding.rule for finding in found) == rules
     assert all(str(finding).startswith(f"extra_0001: {finding.rule}") for finding in found)
-    begins = statement.split()[0]
+    begins = statement.split(maxsplit=1)[0]
     write(tmp_path, run(statement), unsafe={begins: " "})
     assert [finding.rule for finding in lint([tmp_path])] == [*(finding.rule for finding in found), "unused-reason"]
     write(tmp_path, run(statement), unsafe={begins: "a test, on nobody's table"})
