@@ -223,7 +223,8 @@ def script(revision: str, *, down: bool = False, versions: Sequence[Path] = ()) 
         versions: Folders of migrations beside our own.
 
     Returns:
-        The script in pieces, a statement or a comment each; joined, they are what psql can run.
+        The script in pieces, a statement or a comment each; joined, they are what psql can run. Empty when there is no
+        revision on the way.
 
     Raises:
         SchemaMismatch: There is no such way.
@@ -233,7 +234,8 @@ def script(revision: str, *, down: bool = False, versions: Sequence[Path] = ()) 
     settings.output_buffer = written
     with _one_thread, _clear_errors():
         (command.downgrade if down else command.upgrade)(settings, revision, sql=True)
-    return written.pieces
+    # The environment writes its settings even then.
+    return written.pieces if any(piece.startswith("-- Running") for piece in written.pieces) else []
 
 
 class _Pieces(io.StringIO):

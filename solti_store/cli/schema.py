@@ -162,7 +162,7 @@ def plan(
 
     with open_connection(context) as connection:
         found = schema.revision(connection)
-        pieces = [] if revision == found else migrate.script(f"{found or 'base'}:{revision}")
+        pieces = migrate.script(f"{found or 'base'}:{revision}")
         planned = plan_(connection, pieces)
     if output is Output.JSON:
         emit(json.dumps({"from": found, "to": revision, "items": [_document(each) for each in planned]}) + "\n")

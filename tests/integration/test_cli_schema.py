@@ -88,7 +88,7 @@ def test_a_plan_tells_locks_and_runs_nothing(empty_database_url: str) -> None:
     assert reads
     assert {(item["lock"], item["rewrites"], item["scans"]) for item in reads} == {("ACCESS SHARE", False, False)}
     table = data_of("db", "plan", url=url)
-    assert table.splitlines()[0].split()[:3] == ["REVISION", "TX", "STATEMENT"]
+    assert table.splitlines()[0].split()[:3] == ["Revision", "Tx", "Statement"]
     assert run_cli("db", "current", url=url).stdout == f"{FIRST}\n"
     data_of("db", "upgrade", url=url)
     done = run_cli("db", "plan", url=url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
@@ -82,15 +83,23 @@ def progress(engine: Engine) -> list[Any]:
         return list(connection.execute(text(f"SELECT position, seen, changed FROM {SCHEMA}.backfills")))
 
 
-def test_a_killed_backfill_goes_on_where_it_was(engine: Engine, database_url: str, folder: Path) -> None:
+def test_a_killed_backfill_goes_on_where_it_was(
+    engine: Engine, database_url: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     partly(database_url, folder, 4)
     assert left(engine) == ROWS - 4 * SIZE
     # By language first, and number then, as the key has it.
     assert progress(engine) == [(["l1", "100"], 4 * SIZE, 4 * SIZE)]
     partly(database_url, folder, 3)
     assert progress(engine)[0][1:] == (7 * SIZE, 7 * SIZE)
-    upgrade(engine, versions=[folder])
+    with caplog.at_level(logging.INFO, "solti_store.migration"):
+        upgrade(engine, versions=[folder])
     assert (left(engine), progress(engine)) == (0, [])
+    told = [record.getMessage() for record in caplog.records]
+    name = f"the backfill of {SCHEMA}.words (upper)"
+    assert told[0] == f"{name} goes on after {7 * SIZE} rows"
+    assert told[1].startswith(f"{name}, pass 1: {8 * SIZE} of about ")
+    assert told[-1] == f"{name} is done: {ROWS} rows were changed"
 
 
 def test_rows_that_writers_put_before_and_behind_the_place_are_done(

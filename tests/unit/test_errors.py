@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import copy
 import pickle
+from datetime import timedelta
 
 import pytest
 
-from solti_store import AgentLost, AlreadyExists, AlreadyRunning, LeaseLost, NotFound, SoltiStoreError, VersionConflict
+from solti_store import (
+    AgentLost,
+    AlreadyExists,
+    AlreadyRunning,
+    Blocker,
+    LeaseLost,
+    LockTimeout,
+    NotFound,
+    SoltiStoreError,
+    VersionConflict,
+)
 
 ERRORS = [
     NotFound("a"),
@@ -18,6 +29,8 @@ ERRORS = [
     LeaseLost("a", attempt=1, current_attempt=2, holder="w"),
     LeaseLost("a", attempt=1, current_attempt=None, holder=None),
     AgentLost("w"),
+    LockTimeout("s.t", waited=timedelta(seconds=3), blockers=(Blocker(7, "active", "SELECT 1", 2.5),)),
+    LockTimeout(None, waited=timedelta(seconds=3), blockers=()),
 ]
 
 
