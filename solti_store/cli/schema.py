@@ -1,6 +1,5 @@
 """The commands of `db` about the schema: where it is, where it goes, what that will do."""
 
-import json
 import logging
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,6 +104,8 @@ def current(context: typer.Context, output: OutputOption = Output.NAME) -> int:
 
     found = _revision(context)
     if output is Output.JSON:
+        import json  # noqa: PLC0415
+
         emit(json.dumps({"revision": found, "head": HEAD}, separators=(",", ":")) + "\n")
     elif output is Output.TABLE:
         show_details([("Revision", found or "none"), ("Needed", HEAD)])
@@ -130,6 +131,8 @@ def check(context: typer.Context, output: OutputOption = Output.NAME) -> int:
             problem = error
         broken = schema.invalid_indexes(connection)
     if output is Output.JSON:
+        import json  # noqa: PLC0415
+
         document = {
             "fits": problem is None,
             "revision": found,
@@ -165,6 +168,8 @@ def plan(
         pieces = migrate.script(f"{found or 'base'}:{revision}")
         planned = plan_(connection, pieces)
     if output is Output.JSON:
+        import json  # noqa: PLC0415
+
         emit(json.dumps({"from": found, "to": revision, "items": [_document(each) for each in planned]}) + "\n")
         return
     if output is Output.NAME:
