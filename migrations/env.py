@@ -8,7 +8,8 @@ from alembic import context
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.dialects.postgresql.base import ischema_names
 
-from solti_store.migrate import migrating
+from solti_store.migration.locking import migrating
+from solti_store.migration.waiting import DEFAULT_WAITS, Steps, patiently
 from solti_store.schema_history import record_applied
 from solti_store.schema_name import resolve_schema
 from solti_store.sql import schemas
@@ -18,6 +19,7 @@ from solti_store.url import resolve_url
 
 given = context.get_x_argument(as_dictionary=True)
 schema = resolve_schema(context.config.attributes.get("schema") or given.get("schema"))
+waits = context.config.attributes.get("waits", DEFAULT_WAITS)
 
 
 def ours(name: str | None, kind: str, parent_names: object) -> bool:
@@ -45,13 +47,20 @@ SETTINGS: dict[str, Any] = {
 
 def migrate(connection: Connection) -> None:
     """Run the migrations on `connection`, holding the migration lock."""
-    with migrating(connection, schema=schema):
+    context.configure(connection=connection, **SETTINGS)
+    steps = Steps(context.get_context().opts["fn"])
+
+    def run() -> None:
+        tried = {"fn": steps.left, "on_version_apply": [steps.note, record_applied]}
+        context.configure(connection=connection, **SETTINGS | tried)
+        with context.begin_transaction():
+            context.run_migrations()
+
+    with migrating(connection, schema=schema, waits=waits):
         # Before the version table, which comes before the first migration.
         connection.execute(schemas.as_it_stands(schemas.create(schema)))
         connection.commit()
-        context.configure(connection=connection, **SETTINGS)
-        with context.begin_transaction():
-            context.run_migrations()
+        patiently(connection, waits, run, progress=steps.reached)
 
 
 def run_offline() -> None:
@@ -59,6 +68,7 @@ def run_offline() -> None:
     # No driver reads it: a percent sign stays one.
     context.configure(dialect_name="postgresql", dialect_opts={"paramstyle": "named"}, literal_binds=True, **SETTINGS)
     with context.begin_transaction():
+        context.execute(f"SET lock_timeout = {waits.lock_timeout_ms}")
         context.execute(schemas.as_it_stands(schemas.create(schema)))
         context.run_migrations()
 

@@ -17,10 +17,13 @@ depends_on = ${repr(depends_on)}
 # running when this is applied: first add, and take away in the next release. docs/migrations.md
 oldest_code = ${repr(down_revision)}
 
+# Why a statement may break a rule of docs/migrations.md: {"how it begins": "the reason"}.
+unsafe: dict[str, str] = {}
+
 # SQL runs by `solti_store.migrate.execute`, which puts the schema's real name in the place of `solti.`.
-# One transaction a file. An index on a table that is in use is built inside
-# `with op.get_context().autocommit_block():` with `postgresql_concurrently=True`.
-# The environment sets lock_timeout: a statement that waits longer gives up, and the upgrade may be tried again.
+# One transaction a file, and in it one statement that locks a table in use. Indexes and long updates are steps that can
+# be repeated, alone in their file: build_index, drop_index and backfill of solti_store.migration.steps.
+# The environment sets lock_timeout: a statement that waits longer gives up, and its file is tried again.
 
 
 def upgrade() -> None:

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from solti_store.errors import AgentLost as AgentLost
     from solti_store.errors import AlreadyExists as AlreadyExists
     from solti_store.errors import AlreadyRunning as AlreadyRunning
+    from solti_store.errors import Blocker as Blocker
     from solti_store.errors import EmbeddedError as EmbeddedError
     from solti_store.errors import FeedExpired as FeedExpired
     from solti_store.errors import FeedUnavailable as FeedUnavailable
     from solti_store.errors import Invalid as Invalid
     from solti_store.errors import InvalidCursor as InvalidCursor
     from solti_store.errors import LeaseLost as LeaseLost
+    from solti_store.errors import LockTimeout as LockTimeout
     from solti_store.errors import ModelError as ModelError
     from solti_store.errors import NotFound as NotFound
     from solti_store.errors import OutcomeUnknown as OutcomeUnknown
@@ -75,9 +77,9 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "solti_store.errors": (
-        "AgentLost AlreadyExists AlreadyRunning EmbeddedError FeedExpired FeedUnavailable Invalid InvalidCursor"
-        " LeaseLost ModelError NotFound OutcomeUnknown SchemaMismatch SlotBusy SlotQueueFull SoltiStoreError"
-        " StoreUnavailable TransactionAborted VersionConflict"
+        "AgentLost AlreadyExists AlreadyRunning Blocker EmbeddedError FeedExpired FeedUnavailable Invalid InvalidCursor"
+        " LeaseLost LockTimeout ModelError NotFound OutcomeUnknown SchemaMismatch SlotBusy SlotQueueFull"
+        " SoltiStoreError StoreUnavailable TransactionAborted VersionConflict"
     ),
     "solti_store.model": (
         "AdmissionPolicy AgentState AgentStatus BackoffPolicy Bookmark ChangeKind Container Embedded EventType"

@@ -6,12 +6,18 @@ SQLSTATE and constraint name in `solti_store.faults`, never by their text.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 __all__ = [
     "AgentLost",
     "AlreadyExists",
     "AlreadyRunning",
+    "Blocker",
     "EmbeddedError",
     "FeedExpired",
     "FeedUnavailable",
@@ -19,6 +25,7 @@ __all__ = [
     "InvalidCursor",
     "InvalidSelector",
     "LeaseLost",
+    "LockTimeout",
     "ModelError",
     "NotFound",
     "OutcomeUnknown",
@@ -251,6 +258,49 @@ class AgentLost(SoltiStoreError):
 
 class StoreUnavailable(SoltiStoreError):
     """The database cannot be reached, or refuses to serve; nothing was committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A session that holds a lock that somebody waits for.
+
+    Attributes:
+        pid: Its process id on the server.
+        state: `active`, `idle in transaction` and so on; None where this role may not know.
+        query: The start of what it runs, or ran last.
+        seconds: How old its transaction is; None when it is in none.
+    """
+
+    pid: int
+    state: str | None
+    query: str | None
+    seconds: float | None
+
+    def __str__(self) -> str:
+        age = "" if self.seconds is None else f", its transaction {self.seconds:.0f} s old"
+        return f"pid {self.pid} ({self.state or 'unknown'}{age}: {' '.join((self.query or '').split())[:80]})"
+
+
+class LockTimeout(StoreUnavailable):
+    """A migration did not get a lock in the time it was given; the revision it was at is rolled back.
+
+    Attributes:
+        relation: The table, as far as it is known; of a wait for a row or a snapshot, what is waited for.
+        waited: For how long, over all tries.
+        blockers: Who held it when last seen.
+    """
+
+    def __init__(self, relation: str | None, *, waited: timedelta, blockers: tuple[Blocker, ...]) -> None:
+        holders = " and ".join(map(str, blockers)) or "somebody who was not seen"
+        super().__init__(
+            f"no lock on {relation or 'a relation'} after {waited.total_seconds():.1f} s: it is held by {holders}"
+        )
+        self.relation = relation
+        self.waited = waited
+        self.blockers = blockers
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), waited=self.waited, blockers=self.blockers), (self.relation,)
 
 
 class TransactionAborted(SoltiStoreError):

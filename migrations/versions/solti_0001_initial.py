@@ -15,6 +15,7 @@ down_revision = None
 branch_labels = ("solti",)  # for applications that have these migrations among theirs
 depends_on = None
 oldest_code = "solti_0001"
+unsafe = {"DO ' DECLARE role": "takes rights on tables that are new, from roles that only the database knows"}
 
 TABLES = (
     """
@@ -208,6 +209,16 @@ TABLES = (
     )
     """,
     "INSERT INTO solti.label_index (horizon, open_xids, written_by) VALUES ('0', '{}', pg_current_xact_id())",
+    """
+    CREATE TABLE solti.backfills (
+        name      text CONSTRAINT pk_backfills PRIMARY KEY,
+        identity  text NOT NULL,
+        position  text[],
+        seen      bigint NOT NULL DEFAULT 0,
+        changed   bigint NOT NULL DEFAULT 0,
+        estimate  bigint NOT NULL
+    )
+    """,
 )
 
 # The tables are new and empty, so their indexes are built in the same transaction.
@@ -241,14 +252,15 @@ INDEXES = (
 )
 
 # Where roles were made before the tables, workers have by default the right to write all of them.
-KEEP_HISTORY = """
-    DECLARE role text;
+KEEP_FROM_WORKERS = """
+    DECLARE role text; kept text;
     BEGIN
-        FOR role IN
-            SELECT DISTINCT a.grantee::regrole FROM pg_class AS c, aclexplode(c.relacl) AS a
-            WHERE c.oid = 'solti.schema_history'::regclass AND a.grantee NOT IN (0, c.relowner)
+        FOR role, kept IN
+            SELECT DISTINCT a.grantee::regrole, c.oid::regclass FROM pg_class AS c, aclexplode(c.relacl) AS a
+            WHERE c.oid IN ('solti.schema_history'::regclass, 'solti.backfills'::regclass)
+                AND a.grantee NOT IN (0, c.relowner)
         LOOP
-            EXECUTE format('REVOKE INSERT, UPDATE, DELETE ON %s FROM %s', 'solti.schema_history'::regclass, role);
+            EXECUTE format('REVOKE INSERT, UPDATE, DELETE ON %s FROM %s', kept, role);
         END LOOP;
     END
 """
@@ -272,7 +284,7 @@ def upgrade() -> None:
     create_schemas()
     for statement in (*TABLES, *INDEXES):
         execute(statement)
-    execute_block(KEEP_HISTORY)
+    execute_block(KEEP_FROM_WORKERS)
     for table, parameters in STORAGE.items():
         execute(f"ALTER TABLE solti.{table} SET ({parameters})")
 
@@ -283,6 +295,7 @@ def downgrade() -> None:
     The schemas stay: who may make them again is not always who migrates.
     """
     for table in (
+        "backfills",
         "label_index",
         "label_segments",
         "label_postings",

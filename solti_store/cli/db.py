@@ -1,11 +1,12 @@
 """The commands around the database: migrations, and the private server."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from solti_store.cli import schema
 from solti_store.cli.db_roles import roles
-from solti_store.cli.exits import Exit, UsageError
+from solti_store.cli.exits import UsageError
 from solti_store.cli.render import Output, emit, note, show_details
 from solti_store.cli.session import open_connection, session_of
 from solti_store.cli.tasks import OutputOption
@@ -17,60 +18,12 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Migrate the database, and look after the private server.", rich_markup_mode=None)
 app.command("roles")(roles)
-
-
-@app.command()
-def upgrade(
-    context: typer.Context,
-    revision: Annotated[str, typer.Argument(metavar="[REVISION]", help="Up to which revision.")] = "head",
-) -> None:
-    """Bring the database's schema up to date. Any number of processes may do so at once."""
-    from solti_store import migrate  # noqa: PLC0415 - half a second that help does not need
-    from solti_store.url import resolve_url  # noqa: PLC0415
-
-    session = session_of(context)
-    migrate.upgrade(resolve_url(session.url), revision, schema=session.schema)
-    _print_revision(context)
-
-
-@app.command()
-def downgrade(
-    context: typer.Context,
-    revision: Annotated[
-        str, typer.Argument(metavar="REVISION", help="Down to which; base removes all tables.", show_default=False)
-    ],
-    *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
-    """Take the schema back to an older revision. Data that has no place there is lost."""
-    if not yes:
-        raise UsageError("a downgrade may lose data: give -y if that is meant")
-    from solti_store import migrate  # noqa: PLC0415
-    from solti_store.url import resolve_url  # noqa: PLC0415
-
-    session = session_of(context)
-    migrate.downgrade(resolve_url(session.url), revision, schema=session.schema)
-    _print_revision(context)
-
-
-@app.command()
-def current(context: typer.Context, output: OutputOption = Output.NAME) -> int:
-    """Show the schema's revision. Exit code 5 if it is not the one that this version needs."""
-    from solti_store.sql.revision import HEAD  # noqa: PLC0415
-
-    found = _revision(context)
-    if output is Output.JSON:
-        import json  # noqa: PLC0415
-
-        emit(json.dumps({"revision": found, "head": HEAD}, separators=(",", ":")) + "\n")
-    elif output is Output.TABLE:
-        show_details([("Revision", found or "none"), ("Needed", HEAD)])
-    else:
-        emit(f"{found or 'none'}\n")
-    if found == HEAD:
-        return Exit.OK
-    note(f"this version needs {HEAD}: run `solti-store db upgrade`")
-    return Exit.UNAVAILABLE
+app.command()(schema.upgrade)
+app.command()(schema.downgrade)
+app.command()(schema.current)
+app.command()(schema.check)
+app.command()(schema.plan)
+app.command()(schema.stamp)
 
 
 @app.command("roll-up")
@@ -127,14 +80,3 @@ def _private_server(context: typer.Context) -> "EmbeddedServer":
     from solti_store.embedded import EmbeddedServer  # noqa: PLC0415
 
     return EmbeddedServer()
-
-
-def _print_revision(context: typer.Context) -> None:
-    emit(f"{_revision(context) or 'none'}\n")
-
-
-def _revision(context: typer.Context) -> str | None:
-    from solti_store.ops import schema  # noqa: PLC0415
-
-    with open_connection(context) as connection:
-        return schema.revision(connection)

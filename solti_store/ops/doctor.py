@@ -254,6 +254,11 @@ def _drift(visit: _Visit) -> Iterator[Finding]:
     yield from doctor_tables.unvalidated((row.schema, row.table, row.name) for row in found)
 
 
+def _backfills(visit: _Visit) -> Iterator[Finding]:
+    rows = work_sql.BACKFILLS.all(visit.conn, {})
+    return doctor_tables.backfills((row.name, row.seen, row.estimate) for row in rows)
+
+
 def _reports(visit: _Visit) -> Iterator[Finding]:
     if visit.revision == HEAD and (found := SELECT_VERSION.one(visit.conn, {}).version) != VERSION:
         yield finding(
@@ -341,6 +346,7 @@ _SERVER: Final[dict[str, Callable[[_Visit], Iterable[Finding]]]] = {
 
 _WORK: Final[dict[str, Callable[[_Visit], Iterable[Finding]]]] = {
     "what the schema has": _drift,
+    "backfills": _backfills,
     "the version of the reports": _reports,
     "connections": _connections,
     "agents": _agents,

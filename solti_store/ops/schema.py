@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import DBAPIError
 
 from solti_store.faults import is_missing_table
+from solti_store.rules.doctor_tables import invalid
 from solti_store.rules.window import Applied, Window
+from solti_store.sql.migrating import INVALID_INDEXES
 from solti_store.sql.naming import SCHEMA, schema_of
 from solti_store.sql.revision import HEAD, OLDEST, SELECT_APPLIED, SELECT_HISTORY
 
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-__all__ = ["WINDOW", "applied", "check", "history", "require", "revision"]
+    from solti_store.rules.doctor import Finding
+
+__all__ = ["WINDOW", "applied", "check", "history", "invalid_indexes", "is_ahead", "options", "require", "revision"]
 
 #: What this code works on.
 WINDOW = Window(OLDEST, HEAD)
@@ -62,7 +66,26 @@ def require(found: Applied | None, schema: str) -> None:
         found: What `applied` says.
         schema: The schema's name.
     """
-    WINDOW.require(found, "" if schema == SCHEMA else f" --schema {shlex.quote(schema)}")
+    WINDOW.require(found, options(schema))
+
+
+def options(schema: str) -> str:
+    """What stands between `solti-store` and `db` in a command for a schema."""
+    return "" if schema == SCHEMA else f" --schema {shlex.quote(schema)}"
+
+
+def is_ahead(found: Applied | None, schema: str) -> bool:
+    """Whether the schema is of newer code, and this code works on it all the same.
+
+    Args:
+        found: What `applied` says.
+        schema: The schema's name.
+
+    Raises:
+        SchemaMismatch: It does not work on it, whether newer or not.
+    """
+    require(found, schema)
+    return found is not None and found.revision > HEAD
 
 
 def history(conn: Connection) -> Sequence[tuple[str, str, datetime]]:
@@ -77,3 +100,8 @@ def history(conn: Connection) -> Sequence[tuple[str, str, datetime]]:
             raise
         conn.rollback()
         return []
+
+
+def invalid_indexes(conn: Connection) -> list[Finding]:
+    """Our indexes that an aborted build has left, as the doctor has them; not those that are being built."""
+    return [invalid(row.schema, row.name, row.table) for row in INVALID_INDEXES.all(conn, {"schema": schema_of(conn)})]

@@ -74,6 +74,7 @@ class Code(StrEnum):
     SCHEMA_REVISION = "schema-revision"
     SCHEMA_DRIFT = "schema-drift"
     SCHEMA_UNVALIDATED = "schema-unvalidated"
+    BACKFILL_PENDING = "backfill-pending"
     SLOT_OWNERLESS = "slot-ownerless"
     SLOT_STALLED = "slot-stalled"
     ATTEMPT_OVERDUE = "attempt-overdue"
@@ -123,6 +124,7 @@ CONSEQUENCES: Final = {
     Code.SCHEMA_REVISION: "a store refuses to open",
     Code.SCHEMA_DRIFT: "statements fail or read whole tables, or what must never happen is not prevented any more",
     Code.SCHEMA_UNVALIDATED: "rows from before it was added may break it",
+    Code.BACKFILL_PENDING: "the migration that it is part of is not applied yet, and none after it",
     Code.SLOT_OWNERLESS: "nobody lets the next one in: these tasks wait until some process reaps",
     Code.SLOT_STALLED: "all that wait in the slot wait with its owner",
     Code.ATTEMPT_OVERDUE: "the task neither ends nor is tried again, and its slot stays taken",

@@ -12,7 +12,19 @@ if TYPE_CHECKING:
 
     from solti_store.rules.doctor import DoctorLimits
 
-__all__ = ["Expected", "Index", "Table", "Vacuum", "drift", "indexes", "tables", "unvalidated", "wraparound"]
+__all__ = [
+    "Expected",
+    "Index",
+    "Table",
+    "Vacuum",
+    "backfills",
+    "drift",
+    "indexes",
+    "invalid",
+    "tables",
+    "unvalidated",
+    "wraparound",
+]
 
 _PAGE: Final = 8192
 _ROW_OVERHEAD: Final = 24 + 8 + 4  # header, a bitmap of NULLs, the pointer in the page
@@ -210,14 +222,7 @@ def indexes(
     for one in found:
         name = quoted(one.schema, one.name)
         if not one.is_valid:
-            is_left = one.name.rstrip("0123456789").endswith(_LEFT_BY_REINDEX)
-            yield finding(
-                Code.INDEX_INVALID,
-                Severity.WARNING if is_left else Severity.ERROR,
-                one.name,
-                f"on {one.table}, {'left by a REINDEX' if is_left else 'its build'} that did not end",
-                f"DROP INDEX CONCURRENTLY {name};" if is_left else f"REINDEX INDEX CONCURRENTLY {name};",
-            )
+            yield invalid(one.schema, one.name, one.table)
             continue
         is_ours = one.name in expected
         if not (one.scans or one.is_rule or is_ours) and counted_seconds >= limits.unused.total_seconds():
@@ -240,6 +245,18 @@ def indexes(
                     " pgstattuple would count",
                     f"REINDEX INDEX CONCURRENTLY {name};",
                 )
+
+
+def invalid(schema: str, name: str, table: str) -> Finding:
+    """That an index is not valid, and nobody is building it."""
+    is_left = name.rstrip("0123456789").endswith(_LEFT_BY_REINDEX)
+    return finding(
+        Code.INDEX_INVALID,
+        Severity.WARNING if is_left else Severity.ERROR,
+        name,
+        f"on {table}, {'left by a REINDEX' if is_left else 'its build'} that did not end",
+        f"{'DROP' if is_left else 'REINDEX'} INDEX CONCURRENTLY {quoted(schema, name)};",
+    )
 
 
 # --- what the code expects ----------------------------------------------------------------------
@@ -287,4 +304,16 @@ def unvalidated(found: Iterable[tuple[str, str, str]]) -> Iterator[Finding]:
             f"constraint {table}.{name}",
             "is NOT VALID",
             f"ALTER TABLE {quoted(schema, table)} VALIDATE CONSTRAINT {quoted(name)};",
+        )
+
+
+def backfills(found: Iterable[tuple[str, int, int]]) -> Iterator[Finding]:
+    """Backfills that have not ended: name, rows looked at, and about how many there are."""
+    for name, seen, estimate in found:
+        yield finding(
+            Code.BACKFILL_PENDING,
+            Severity.NOTE,
+            f"backfill of {name}",
+            f"has looked at {seen} of about {estimate} rows; it goes on, or was cut off and will",
+            "solti-store db upgrade",
         )

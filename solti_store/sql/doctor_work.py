@@ -14,7 +14,7 @@ from solti_store.sql.driver import Prepared
 from solti_store.sql.naming import SCHEMA
 from solti_store.sql.tables import FINAL, OWNER
 
-__all__ = ["FEED_HEAD", "FUTURE", "MOST", "OLDEST", "OVERDUE", "QUEUES", "ROUTES", "mend_future"]
+__all__ = ["BACKFILLS", "FEED_HEAD", "FUTURE", "MOST", "OLDEST", "OVERDUE", "QUEUES", "ROUTES", "mend_future"]
 
 #: How many slots with a queue, and routes with something due, are looked at.
 MOST: Final = 1000
@@ -27,6 +27,9 @@ def _text(statement: str, *intervals: str) -> Prepared:
         statement = statement.replace(name, str(value))
     return Prepared(text(statement).bindparams(*(bindparam(name, type_=Interval) for name in intervals)))
 
+
+#: Backfills of migrations that have not ended.
+BACKFILLS = _text("SELECT name, seen, estimate FROM <s>.backfills ORDER BY name")
 
 #: Slots in which tasks wait, with what their owners do; only those that may not move. From one slot to the next by the
 #: index of queues: a slot with a hundred waiting costs what one with a single one does.

@@ -60,7 +60,8 @@ SELECT_MISSING = text(
 SELECT_KEPT = text(
     """
     SELECT relname FROM pg_class
-    WHERE relnamespace = to_regnamespace(quote_ident(:schema)) AND relname IN ('alembic_version', 'schema_history')
+    WHERE relnamespace = to_regnamespace(quote_ident(:schema))
+      AND relname IN ('alembic_version', 'schema_history', 'backfills')
     """
 )
 

@@ -48,6 +48,7 @@ __all__ = [
     "OWNER",
     "SCHEMA",
     "agents",
+    "backfills",
     "feed",
     "label_index",
     "label_postings",
@@ -426,6 +427,21 @@ throughput_hours = Table(
     Column("hour", Instant, primary_key=True),
     *_counts(*_OUTCOMES),
     *_seconds("run_seconds"),
+)
+
+
+# How far backfills of migrations got, while they go on.
+backfills = Table(
+    "backfills",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # Of the table, the columns and the statement: a row of another one means nothing.
+    Column("identity", Text, nullable=False),
+    # The last key of the last batch; NULL where a pass begins.
+    Column("position", ARRAY(Text)),
+    Column("seen", BigInteger, nullable=False, server_default=text("0")),
+    Column("changed", BigInteger, nullable=False, server_default=text("0")),
+    Column("estimate", BigInteger, nullable=False),
 )
 
 

@@ -1,27 +1,19 @@
-"""Schemas that are ahead of the code: migrations of releases that there are not yet, and the way up and down to them.
+"""Schemas that are ahead of the code: migrations of releases that there are not yet.
 
 One only adds, as the next release's must: code of today works on it. The one after that takes something away.
 """
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import NullPool, create_engine
-from sqlalchemy.exc import DBAPIError
-
-from solti_store.faults import sqlstate
-from solti_store.migrate import script_location
 from solti_store.sql.revision import HEAD
 from solti_store.sql.tables import SCHEMA
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["AFTER", "NEXT", "move", "scripts"]
+__all__ = ["AFTER", "NEXT", "write"]
 
 
 def _following(revision: str, step: int) -> str:
@@ -103,35 +95,10 @@ def downgrade():
     op.execute(f"ALTER TABLE {SCHEMA}.task_status RENAME COLUMN next_at TO due_at")
 """
 
-# A lock that did not come in time, a lost deadlock: whoever deploys tries again.
-_AGAIN = {"55P03", "40P01"}
 
-
-def scripts(directory: Path) -> Path:
-    """A script location with this code's migrations and the two that follow them."""
-    location = directory / "migrations"
-    shutil.copytree(script_location(), location, ignore=shutil.ignore_patterns("__pycache__"))
+def write(folder: Path) -> Path:
+    """Write the two that follow this code's into a folder; it is for `versions` of `upgrade` and `downgrade`."""
     for revision, before, body in ((NEXT, HEAD, _EXPAND), (AFTER, NEXT, _CONTRACT)):
         declared = f"revision, down_revision, oldest_code = {revision!r}, {before!r}, {before!r}"
-        (location / "versions" / f"{revision}.py").write_text(f"{_HEADER}\n{declared}\n{body}")
-    return location
-
-
-def move(url: str, location: Path, revision: str, *, down: bool = False) -> int:
-    """Bring a database to a revision; how often it took another try."""
-    engine = create_engine(url, poolclass=NullPool)
-    tries = 0
-    while True:
-        try:
-            with engine.connect() as connection:
-                config = Config()
-                config.set_main_option("script_location", str(location))
-                config.set_main_option("path_separator", "os")
-                config.attributes["connection"] = connection
-                (command.downgrade if down else command.upgrade)(config, revision)
-        except DBAPIError as error:
-            if sqlstate(error) not in _AGAIN:
-                raise
-            tries += 1
-        else:
-            return tries
+        (folder / f"{revision}.py").write_text(f"{_HEADER}\n{declared}\n{body}")
+    return folder

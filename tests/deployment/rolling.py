@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaos.run import Kind, Report, await_events, observe
-from deployment.ahead import NEXT, move, scripts
+from deployment.ahead import NEXT, write
 
 from solti_store import TaskStore
+from solti_store.migrate import downgrade, upgrade
 from solti_store.sql.revision import HEAD, OLDEST
 
 if TYPE_CHECKING:
@@ -45,11 +46,11 @@ def run(*, seconds: float, seed: int, rounds: int = 2) -> Report:
         done: Counter[str] = Counter()
         end = time.monotonic() + seconds
         with tempfile.TemporaryDirectory() as directory:
-            location = scripts(Path(directory))
+            versions = [write(Path(directory))]
             while done["down"] < rounds or time.monotonic() < end:
-                for revision, down in ((NEXT, False), (OLDEST, True), (HEAD, False)):
-                    done["tried again"] += move(crew.url, location, revision, down=down)
-                    done["down" if down else "up"] += 1
+                for move, revision in ((upgrade, NEXT), (downgrade, OLDEST), (upgrade, HEAD)):
+                    move(crew.url, revision, versions=versions)
+                    done["up" if move is upgrade else "down"] += 1
                     # A process that starts anew now.
                     TaskStore.open(crew.url).close()
                     await_events(crew, 100)

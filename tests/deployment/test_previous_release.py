@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from chaos.run import await_events, observe
-from deployment.ahead import NEXT, move, scripts
+from deployment.ahead import NEXT, write
 from deployment.release import previous
 from deployment.rolling import KIND, summary, waits
 from sqlalchemy import make_url
 from support import connect
 
-from solti_store.migrate import script_location
+from solti_store.migrate import upgrade
 from solti_store.sql.revision import HEAD
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ def test_the_previous_release_passes_its_tests_on_the_next_schema_while_it_is_in
 ) -> None:
     release = previous(tmp_path)
     # Until a release after it has migrations of its own.
-    location, ahead = (script_location(), HEAD) if release.head < HEAD else (scripts(tmp_path), NEXT)
+    versions, ahead = ([], HEAD) if release.head < HEAD else ([write(tmp_path)], NEXT)
     said = []
 
     def deploy(crew: Crew, _server: EmbeddedServer) -> Counter[str]:
-        move(crew.url, location, ahead)
+        upgrade(crew.url, ahead, versions=versions)
         with connect(crew.url) as conn:
             conn.execute("CREATE DATABASE ahead")
-        move(make_url(crew.url).set(database="ahead").render_as_string(hide_password=False), location, ahead)
+        upgrade(make_url(crew.url).set(database="ahead"), ahead, versions=versions)
         tests = ["-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", "-k", "not async", *SUITE]
         done = release.run(*tests, SOLTI_STORE_TEST_URL=crew.url, SOLTI_STORE_TEST_TEMPLATE="ahead")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -92,6 +92,13 @@ def test_a_constraint_that_was_not_validated_is_a_finding(database_url: str, dat
     assert not found(database_url, "schema-unvalidated", "constraint routes.mine")
 
 
+def test_a_backfill_that_has_not_ended_is_worth_a_note(database_url: str, database: psycopg.Connection) -> None:
+    database.execute("INSERT INTO solti.backfills (name, identity, seen, estimate) VALUES ('tasks (x)', '1', 70, 300)")
+    one = the(database_url, "backfill-pending", "backfill of tasks (x)")
+    assert one.found.startswith("has looked at 70 of about 300 rows")
+    assert one.severity is Severity.NOTE
+
+
 # --- tables and indexes -------------------------------------------------------------------------
 
 

@@ -184,16 +184,14 @@ def test_an_owner_takes_over_what_another_role_has_made(empty_database_url: str,
         assert store.get("kept").id == "kept"
 
 
-def test_a_table_that_is_held_is_not_waited_for_long(
-    empty_database_url: str, prefix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_that_is_held_is_not_waited_for_long(empty_database_url: str, prefix: str) -> None:
     upgrade(empty_database_url)
     before = owners(empty_database_url, SCHEMA)
-    monkeypatch.setattr(migrate, "LOCK_TIMEOUT", "100ms")
+    waits = migrate.Waits(lock_timeout=timedelta(milliseconds=100))
     engine = create_engine(empty_database_url)
     with connect(empty_database_url) as holder, engine.connect() as connection, holder.transaction():
         holder.execute("LOCK TABLE solti.tasks IN ROW EXCLUSIVE MODE")
-        with pytest.raises(DBAPIError, match="lock timeout"), migrate.holding_lock(connection):
+        with pytest.raises(DBAPIError, match="lock timeout"), migrate.holding_lock(connection, waits=waits):
             ensure(connection, Roles.prefixed(prefix), timedelta(seconds=30))
         with connect(empty_database_url) as other, other.transaction():
             other.execute("LOCK TABLE solti.task_runs IN ACCESS EXCLUSIVE MODE NOWAIT")

@@ -29,7 +29,8 @@ from solti_store import (
     TransactionAborted,
 )
 from solti_store import sql as room
-from solti_store.migrate import config, downgrade, lock_key, upgrade
+from solti_store.migrate import config, downgrade, upgrade
+from solti_store.migration.locking import lock_key
 from solti_store.ops import reports, rollups
 from solti_store.rules.reports import REPORTS
 from solti_store.schema_name import resolve_schema

@@ -16,7 +16,7 @@ import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
 from cli_run import run_cli
-from deployment.ahead import AFTER, NEXT, move, scripts
+from deployment.ahead import AFTER, NEXT, write
 from sqlalchemy import Engine, create_engine, text
 from support import BlockingStore, connect, spec
 
@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def location(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return scripts(tmp_path_factory.mktemp("ahead"))
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [write(tmp_path_factory.mktemp("ahead"))]
 
 
 @pytest.fixture
@@ -131,14 +131,14 @@ def test_a_gap_is_refused(third: Declares, refused: bool) -> None:
 # --- what the database knows --------------------------------------------------------------------
 
 
-def test_the_list_follows_every_way_the_schema_moves(engine: Engine, database_url: str, location: Path) -> None:
+def test_the_list_follows_every_way_the_schema_moves(engine: Engine, database_url: str, ahead: list[Path]) -> None:
     mine = [(OLDEST, "solti_0001"), (HEAD, "solti_0001")]
     assert history(engine) == mine
-    move(database_url, location, NEXT)
+    upgrade(database_url, NEXT, versions=ahead)
     assert history(engine) == [*mine, (NEXT, HEAD)]
-    move(database_url, location, AFTER)
+    upgrade(database_url, AFTER, versions=ahead)
     assert history(engine) == [*mine, (NEXT, HEAD), (AFTER, NEXT)]
-    move(database_url, location, HEAD, down=True)
+    downgrade(database_url, HEAD, versions=ahead)
     assert history(engine) == mine
     downgrade(engine, OLDEST)
     assert history(engine) == mine[:1]
@@ -156,11 +156,11 @@ def test_the_list_follows_every_way_the_schema_moves(engine: Engine, database_ur
     assert history(engine) == []
 
 
-def test_a_step_that_fails_is_not_in_the_list(engine: Engine, database_url: str, location: Path) -> None:
+def test_a_step_that_fails_is_not_in_the_list(engine: Engine, database_url: str, ahead: list[Path]) -> None:
     with engine.begin() as connection:
         connection.execute(text(f"ALTER TABLE {SCHEMA}.task_status ADD COLUMN next_at int"))
     with pytest.raises(Exception, match="next_at"):
-        move(database_url, location, AFTER)
+        upgrade(database_url, AFTER, versions=ahead)
     assert history(engine)[-1] == (NEXT, HEAD)
 
 
@@ -218,11 +218,11 @@ def test_a_report_on_the_schema_before_is_one_line_with_the_command(database_url
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_code_works_on_the_next_schema_and_is_refused_by_the_one_after(
-    database_url: str, location: Path, kind: str
+    database_url: str, ahead: list[Path], kind: str
 ) -> None:
     before = opened(database_url, kind)
     live(before)
-    move(database_url, location, NEXT)
+    upgrade(database_url, NEXT, versions=ahead)
     live(before)
     store = opened(database_url, kind)
     live(store)
@@ -230,7 +230,7 @@ def test_code_works_on_the_next_schema_and_is_refused_by_the_one_after(
     upgrade(database_url)
     agent = store.register("w")
     store.create("x", spec())
-    move(database_url, location, AFTER)
+    upgrade(database_url, AFTER, versions=ahead)
     in_vain: list[Callable[[], object]] = [
         lambda: opened(database_url, kind),
         lambda: upgrade(database_url),
@@ -247,7 +247,7 @@ def test_code_works_on_the_next_schema_and_is_refused_by_the_one_after(
         with pytest.raises(SchemaMismatch, match=f"solti-store db downgrade {NEXT} -y") as refusal:
             use()
         assert refusal.value.revision == AFTER
-    move(database_url, location, NEXT, down=True)
+    downgrade(database_url, NEXT, versions=ahead)
     assert before.delete("x")
     live(before)
     for one in (before, store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from datetime import timedelta
 
 import pytest
 
@@ -11,7 +12,9 @@ from solti_store import (
     AgentLost,
     AlreadyExists,
     AlreadyRunning,
+    Blocker,
     LeaseLost,
+    LockTimeout,
     NotFound,
     SchemaMismatch,
     SoltiStoreError,
@@ -29,6 +32,8 @@ ERRORS = [
     AgentLost("w"),
     SchemaMismatch("too old", revision="solti_0001"),
     SchemaMismatch("none"),
+    LockTimeout("s.t", waited=timedelta(seconds=3), blockers=(Blocker(7, "active", "SELECT 1", 2.5),)),
+    LockTimeout(None, waited=timedelta(seconds=3), blockers=()),
 ]
 
 

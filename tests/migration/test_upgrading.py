@@ -1,0 +1,313 @@
+"""Upgrades that others stand in the way of, that are killed, and that meet what killed ones have left."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic import command
+from extra_migrations import write
+from sqlalchemy import create_engine, text
+from support import connect, spec
+
+from solti_store import LockTimeout, SchemaMismatch, TaskStore
+from solti_store.migrate import Waits, config, downgrade, holding_lock, stamp, upgrade
+from solti_store.ops.schema import invalid_indexes, revision
+from solti_store.sql.revision import HEAD
+from solti_store.sql.tables import SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import psycopg
+    from sqlalchemy import Engine
+
+ADD_COLUMN = 'op.execute(f"ALTER TABLE {SCHEMA}.tasks ADD COLUMN extra text")'
+OTHER_TABLE = 'op.execute(f"CREATE TABLE {SCHEMA}.other (id bigint)")'
+BUILD = 'build_index("ix_tasks_extra", "tasks", "(created_at)")'
+# A try is long over when the next look at it comes, and nothing ends because the machine is slow.
+SHORT = Waits(lock_timeout=timedelta(milliseconds=300), patience=timedelta(minutes=10))
+UPGRADE = """
+import sys; from pathlib import Path; from solti_store.migrate import upgrade
+upgrade(sys.argv[1], versions=[Path(p) for p in sys.argv[2:]])
+"""
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    made = create_engine(database_url)
+    yield made
+    made.dispose()
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def one(connection: psycopg.Connection[Any], query: str, *values: object) -> Any:
+    row = connection.execute(query.encode(), values).fetchone()
+    return row[0] if row else None
+
+
+def waits_for_tasks(watcher: psycopg.Connection[Any]) -> bool:
+    return bool(
+        one(
+            watcher,
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+            " AND relation = %s::regclass"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            f"{SCHEMA}.tasks",
+        )
+    )
+
+
+def found(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        return revision(connection)
+
+
+def test_an_upgrade_waits_in_steps_and_lets_readers_through_between_them(
+    database_url: str, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, last = write(tmp_path, OTHER_TABLE, ADD_COLUMN)
+    caplog.set_level(logging.WARNING, "solti_store.migration")
+    with (
+        ThreadPoolExecutor(1) as pool,
+        connect(database_url) as blocker,
+        connect(database_url) as watcher,
+        connect(database_url) as reader,
+    ):
+        pid = blocker.info.backend_pid
+        with blocker.transaction():
+            blocker.execute(f"SELECT count(*) FROM {SCHEMA}.tasks".encode())
+            upgrading = pool.submit(upgrade, database_url, waits=SHORT, versions=[tmp_path])
+            for _ in range(3):
+                until(lambda: waits_for_tasks(watcher), "the upgrade wants its lock")
+                # Behind the upgrade in the queue, and through when that gives up: the blocker is still there.
+                assert one(reader, f"SELECT count(*) FROM {SCHEMA}.tasks") == 0
+                assert not upgrading.done()
+            # What came before stays done.
+            assert found(engine) == first
+        upgrading.result()
+    assert found(engine) == last
+    tries = [record.getMessage() for record in caplog.records]
+    assert len(tries) >= 3
+    assert all(f"no lock on {SCHEMA}.tasks after" in message for message in tries)
+    assert any(f"pid {pid}" in message for message in tries)
+
+
+def test_when_its_patience_ends_the_error_names_the_table_and_the_blockers(
+    database_url: str, engine: Engine, tmp_path: Path
+) -> None:
+    write(tmp_path, ADD_COLUMN)
+    waits = Waits(lock_timeout=timedelta(seconds=1), patience=timedelta(seconds=3))
+    with connect(database_url) as blocker, blocker.transaction():
+        blocker.execute(f"SELECT id FROM {SCHEMA}.tasks".encode())
+        with pytest.raises(LockTimeout) as refusal:
+            upgrade(engine, waits=waits, versions=[tmp_path])
+        error = refusal.value
+        assert error.relation == f"{SCHEMA}.tasks"
+        assert [holder.pid for holder in error.blockers] == [blocker.info.backend_pid]
+        assert (error.blockers[0].state, error.blockers[0].query) == (
+            "idle in transaction",
+            f"SELECT id FROM {SCHEMA}.tasks",
+        )
+        assert error.waited >= timedelta(seconds=1)
+        assert found(engine) == HEAD
+    upgrade(engine, waits=waits, versions=[tmp_path])
+
+
+def test_a_relative_target_is_the_same_after_a_retry(database_url: str, engine: Engine, tmp_path: Path) -> None:
+    other = OTHER_TABLE.replace("other", "third")
+    names = write(tmp_path, OTHER_TABLE, ADD_COLUMN, other)
+    with ThreadPoolExecutor(1) as pool, connect(database_url) as blocker, connect(database_url) as watcher:
+        with blocker.transaction():
+            blocker.execute(f"SELECT count(*) FROM {SCHEMA}.tasks".encode())
+            upgrading = pool.submit(upgrade, database_url, "+2", waits=SHORT, versions=[tmp_path])
+            for _ in range(2):
+                until(lambda: waits_for_tasks(watcher), "the upgrade wants its lock")
+                until(lambda: not waits_for_tasks(watcher), "the upgrade gives up")
+        upgrading.result()
+    assert found(engine) == names[1]
+
+
+# --- killed ----------------------------------------------------------------------------------------
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import psycopg
+from solti_store.migrate import upgrade
+left = int(sys.argv[2])
+execute = psycopg.Cursor.execute
+def count(cursor, statement, *rest, **options):
+    global left
+    # Polling for the right to migrate is no step, and would use up the statements of whoever waits.
+    if "pg_try_advisory_lock" not in str(statement):
+        left -= 1
+        if left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return execute(cursor, statement, *rest, **options)
+psycopg.Cursor.execute = count
+upgrade(sys.argv[1], versions=[Path(p) for p in sys.argv[3:]])
+"""
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_eight_upgraders_killed_at_random_points_and_one_more_end_right(
+    empty_database_url: str, tmp_path: Path, seed: int
+) -> None:
+    names = write(
+        tmp_path,
+        OTHER_TABLE,
+        BUILD,
+        ADD_COLUMN,
+        """backfill("tasks", {"extra": "t.id"}, where="t.extra IS DISTINCT FROM t.id", size=7)""",
+    )
+    chance = random.Random(seed)
+    points = [str(chance.randint(1, 230)) for _ in range(8)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", KILLED, empty_database_url, point, str(tmp_path)]) for point in points
+    ]
+    ends = [process.wait(300) for process in processes]
+    # Who comes after the last step has too few statements left to die of.
+    assert set(ends) <= {0, -signal.SIGKILL}
+    assert -signal.SIGKILL in ends
+    upgrade(empty_database_url, versions=[tmp_path])
+    engine = create_engine(empty_database_url)
+    assert found(engine) == names[-1]
+    with engine.begin() as connection:
+        assert invalid_indexes(connection) == []
+        assert connection.scalar(text(f"SELECT count(*) FROM {SCHEMA}.backfills")) == 0
+        # The drift check is about the shipped schema.
+        connection.execute(text(f"DROP TABLE {SCHEMA}.other"))
+        connection.execute(text(f"ALTER TABLE {SCHEMA}.tasks DROP COLUMN extra"))
+        connection.execute(text(f"DROP INDEX {SCHEMA}.ix_tasks_extra"))
+    stamp(engine, HEAD, versions=[tmp_path])
+    with engine.connect() as connection:
+        command.check(config(connection))
+    TaskStore(engine).create("a", spec("a"))
+    engine.dispose()
+
+
+def builds(watcher: psycopg.Connection[Any]) -> int:
+    return int(
+        one(
+            watcher,
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'"
+            " AND starts_with(query, 'CREATE INDEX')",
+        )
+    )
+
+
+def test_what_a_build_that_was_killed_has_left_is_dropped_and_built_again(
+    database_url: str, engine: Engine, tmp_path: Path
+) -> None:
+    (name,) = write(tmp_path, BUILD, downs=("drop_index('ix_tasks_extra')",))
+    with connect(database_url) as holder, connect(database_url) as watcher:
+        holder.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ")
+        # A snapshot and a lock: the build waits for the transaction to end.
+        holder.execute(f"SELECT count(*) FROM {SCHEMA}.tasks".encode())
+        process = subprocess.Popen([sys.executable, "-c", UPGRADE, database_url, str(tmp_path)])
+        until(
+            lambda: one(
+                watcher,
+                "SELECT count(*) FROM pg_stat_progress_create_index WHERE starts_with(phase, 'waiting')"
+                " AND datname = current_database()",
+            ),
+            "the build waits for the snapshot",
+        )
+        with engine.connect() as connection:
+            # While it is being built it is nobody's leftover.
+            assert invalid_indexes(connection) == []
+        process.kill()
+        assert process.wait(60) == -signal.SIGKILL
+        # The server notices that its client is gone, though the snapshot is still held.
+        until(lambda: builds(watcher) == 0, "the server ends the build")
+        with engine.connect() as connection:
+            assert [one.subject for one in invalid_indexes(connection)] == ["ix_tasks_extra"]
+        assert found(engine) == HEAD
+        holder.execute(b"ROLLBACK")
+    upgrade(engine, versions=[tmp_path])
+    assert found(engine) == name
+    with engine.connect() as connection:
+        assert invalid_indexes(connection) == []
+        assert connection.scalar(text(f"SELECT to_regclass('{SCHEMA}.ix_tasks_extra') IS NOT NULL"))
+    downgrade(engine, HEAD, versions=[tmp_path])
+    with engine.connect() as connection:
+        assert connection.scalar(text(f"SELECT to_regclass('{SCHEMA}.ix_tasks_extra') IS NULL"))
+
+
+def test_a_build_does_not_hold_up_readers_and_writers(database_url: str, engine: Engine, tmp_path: Path) -> None:
+    write(tmp_path, BUILD)
+    store = TaskStore(engine)
+    with ThreadPoolExecutor(1) as pool, connect(database_url) as holder, connect(database_url) as watcher:
+        holder.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ")
+        holder.execute(f"SELECT count(*) FROM {SCHEMA}.tasks".encode())
+        # Longer than its lock_timeout: a build has the whole patience.
+        upgrading = pool.submit(upgrade, database_url, waits=SHORT, versions=[tmp_path])
+        until(lambda: builds(watcher), "the build goes on")
+        for number in range(20):
+            store.create(f"t{number}", spec())
+        assert not upgrading.done()
+        holder.execute(b"ROLLBACK")
+        upgrading.result()
+    assert len(store.list().items) == 20
+
+
+def test_an_upgrade_tells_of_invalid_indexes_that_are_not_its_own(
+    database_url: str, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    TaskStore(engine).create_many([("a", spec("s")), ("b", spec("t"))])
+    with connect(database_url) as connection, pytest.raises(Exception, match="could not create unique index"):
+        connection.execute(
+            f"CREATE UNIQUE INDEX CONCURRENTLY by_hand ON {SCHEMA}.tasks ((spec ->> 'timeout'))".encode()
+        )
+    with caplog.at_level(logging.WARNING, "solti_store.migrate"):
+        upgrade(engine)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "index by_hand on tasks, its build that did not end, so nothing is read by it; run REINDEX INDEX CONCURRENTLY"
+        f' "{SCHEMA}"."by_hand";'
+    )
+
+
+def test_an_index_of_the_name_on_another_table_is_not_taken_for_it(engine: Engine, tmp_path: Path) -> None:
+    write(tmp_path, BUILD)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE INDEX ix_tasks_extra ON {SCHEMA}.agents (id)"))
+    with pytest.raises(SchemaMismatch, match=r"ix_tasks_extra.*agents"):
+        upgrade(engine, versions=[tmp_path])
+    assert found(engine) == HEAD
+
+
+def test_whoever_comes_second_waits_no_longer_than_told(engine: Engine, tmp_path: Path) -> None:
+    write(tmp_path, ADD_COLUMN)
+    holding, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with engine.connect() as connection, holding_lock(connection):
+            holding.set()
+            go.wait(120)
+
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(hold)
+        assert holding.wait(60)
+        with pytest.raises(Exception, match="another process has been migrating"):
+            upgrade(engine, waits=Waits(patience=timedelta(seconds=0.5)), versions=[tmp_path])
+        go.set()
+        held.result()
