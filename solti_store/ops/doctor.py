@@ -119,8 +119,8 @@ def examine(
         clock: This machine's time, in seconds since 1970.
     """
     sql.BOUND.all(conn, {"timeout_ms": f"{max(int(timeout.total_seconds() * 1000), 1)}"})
-    name = schema_of(conn)
-    visit = _Visit(conn, limits, clock, sql.SERVER.one(conn, {"schema": name}), name)
+    schema_name = schema_of(conn)
+    visit = _Visit(conn, limits, clock, sql.SERVER.one(conn, {"schema": schema_name}), schema_name)
     if not visit.server.sees_all:
         visit.unchecked.append(
             "sessions of other roles: who is in a transaction and who waits for a standby, how busy autovacuum is;"
@@ -132,7 +132,7 @@ def examine(
     if visit.revision is not None:
         for name, check in _WORK.items():
             findings += _ask(visit, name, check)
-    return diagnosis([_in_schema(one, name) for one in findings], visit.unchecked)
+    return diagnosis([_in_schema(one, visit.schema) for one in findings], visit.unchecked)
 
 
 def _in_schema(found: Finding, schema: str) -> Finding:
