@@ -74,7 +74,7 @@ class _Visit:
     clock: Callable[[], float]
     server: Row
     schema: str
-    values: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str]
     revision: str | None = None
     tables: list[doctor_tables.Table] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
@@ -119,9 +119,11 @@ def examine(
         timeout: How long one statement may take; there are some thirty.
         clock: This machine's time, in seconds since 1970.
     """
+    # First, before this transaction has settings of its own.
+    values = {row.name: row.value for row in sql.SETTINGS.all(conn, {"names": list(doctor_settings.SETTINGS)})}
     sql.BOUND.all(conn, {"timeout_ms": f"{max(int(timeout.total_seconds() * 1000), 1)}"})
     schema_name = schema_of(conn)
-    visit = _Visit(conn, limits, clock, sql.SERVER.one(conn, {"schema": schema_name}), schema_name)
+    visit = _Visit(conn, limits, clock, sql.SERVER.one(conn, {"schema": schema_name}), schema_name, values)
     if not visit.server.sees_all:
         visit.unchecked.append(
             "sessions of other roles: who is in a transaction and who waits for a standby, how busy autovacuum is;"
@@ -171,8 +173,6 @@ def _of(kind: type[T], rows: Iterable[Row]) -> list[T]:
 
 
 def _settings(visit: _Visit) -> Iterator[Finding]:
-    rows = sql.SETTINGS.all(visit.conn, {"names": list(doctor_settings.SETTINGS)})
-    visit.values = {row.name: row.value for row in rows}
     here = visit.server
     server = doctor_settings.Server(here.version, here.is_standby, here.encoding, here.database, here.tables_bytes)
     yield from doctor_settings.server(server, visit.values, visit.limits)

@@ -156,8 +156,8 @@ CONNECTIONS = _text(
 
 # --- settings -----------------------------------------------------------------------------------
 
-#: As the session began: what this transaction has set for itself is not meant.
-SETTINGS = _text("SELECT name, reset_val AS value FROM pg_settings WHERE name = ANY (CAST(:names AS text[]))", "names")
+#: As the session has them: what `open_engine` has set is in no `reset_val`.
+SETTINGS = _text("SELECT name, setting AS value FROM pg_settings WHERE name = ANY (CAST(:names AS text[]))", "names")
 
 #: Of other roles that may write our tables, in this database.
 ROLE_SETTINGS = _text(
