@@ -201,6 +201,14 @@ def test_a_table_that_is_held_is_not_waited_for_long(
     engine.dispose()
 
 
+@pytest.mark.parametrize("job", ["worker", "reader"])
+def test_an_owner_is_not_made_less(empty_database_url: str, prefix: str, job: str) -> None:
+    migrated(empty_database_url, prefix, SCHEMA)
+    done = run_cli("db", "roles", f"--{job}", f"{prefix}_owner", url=empty_database_url)
+    assert (done.returncode, "owns the schemas" in done.stderr) == (1, True), done.stderr
+    downgrade(as_role(empty_database_url, f"{prefix}_owner"), "solti_0001")
+
+
 def granted(url: str) -> set[Any]:
     """Who was given what, and what will be given, in our schemas."""
     with connect(url) as connection:
@@ -248,6 +256,7 @@ def test_again_it_changes_nothing_and_sets_right_what_was_changed(empty_database
         ("reader", "ALTER ROLE {} CREATEDB", "reader alone: it may create databases"),
         ("worker", "GRANT {owner} TO {}", "worker alone: it is a member of"),
         ("reader", "GRANT {worker} TO {}", "reader alone: it is a member of"),
+        ("worker", "GRANT pg_write_all_data TO {}", "worker alone: it may write alembic_version, may write"),
     ],
 )
 def test_a_role_that_may_do_more_is_refused_and_all_is_left_as_it_was(
