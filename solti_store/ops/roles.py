@@ -96,6 +96,7 @@ def ensure(connection: Connection, roles: Roles, timeout: timedelta) -> list[str
 
 def _ensure(connection: Connection, roles: Roles, timeout: timedelta) -> list[str]:
     schema = schema_of(connection)
+    connection.execute(sql.LOCK)
     database = connection.execute(sql.SELECT_DATABASE).one()
     owner = roles.owner or connection.scalar(sql.SELECT_OWNER, {"schema": schema})
     if owner is None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "LOCK",
     "SELECT_DATABASE",
     "SELECT_EXCESS",
     "SELECT_FOREIGN",
@@ -31,6 +32,10 @@ __all__ = [
     "take",
     "work",
 ]
+
+#: One at a time in a database, whatever the schema: two that set up the same reader at once end in "tuple concurrently
+#: updated". The number is "solti", then 2.
+LOCK = text("SELECT pg_advisory_xact_lock(CAST(x'736F6C746902' AS bigint))")
 
 SELECT_DATABASE = text(
     "SELECT current_database() AS name, rolsuper AS is_superuser FROM pg_roles WHERE rolname = current_user"

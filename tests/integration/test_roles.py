@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -20,7 +21,7 @@ from solti_store.migrate import downgrade, upgrade
 from solti_store.model import Selector, TaskChange
 from solti_store.ops.roles import Roles, ensure
 from solti_store.rules.reports import REPORTS
-from solti_store.sql.naming import SCHEMA, quoted, renamed, report_schema
+from solti_store.sql.naming import SCHEMA, engine_in, quoted, renamed, report_schema
 from solti_store.sql.tables import metadata
 
 if TYPE_CHECKING:
@@ -344,3 +345,19 @@ def test_several_at_once_in_two_databases(empty_database_url: str, database_url:
     with connect(database_url) as connection:
         for job in JOBS:
             connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(f"{prefix}_{job}")))
+
+
+def test_several_at_once_for_schemas_of_one_database(empty_database_url: str, prefix: str) -> None:
+    engine = create_engine(empty_database_url)
+    together = Barrier(4, timeout=30)
+
+    def again(schema: str) -> None:
+        for _ in range(10):
+            together.wait()
+            with engine_in(engine, schema).connect() as connection:
+                ensure(connection, Roles.prefixed(prefix), timedelta(seconds=30))
+                connection.commit()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(again, ("one", "two", "three", "four")))
+    engine.dispose()
