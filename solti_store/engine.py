@@ -72,7 +72,9 @@ def _defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 def _settings(url: URL, options: Mapping[str, Any]) -> dict[str, str]:
     """The settings of the store's own that the caller has not made in the connection's `options`."""
     given = options.get("connect_args", {}).get("options") or url.query.get("options") or os.environ.get("PGOPTIONS")
-    return {name: value for name, value in SETTINGS.items() if name not in str(given)}
+    # With the sign: jit_above_cost is another. And as the server reads a long option, with either kind of dash.
+    options_given = str(given).replace("-", "_")
+    return {name: value for name, value in SETTINGS.items() if f"{name}=" not in options_given}
 
 
 def _prepare(engine: Engine, settings: Mapping[str, str], *, embedded: bool) -> None:

@@ -44,11 +44,15 @@ def mend(url: str, finding: Finding) -> None:
                     connection.execute(statement.encode())
         return
     words = shlex.split(finding.remedy, comments=True)
+    given = {}
+    if words[0] == "env":
+        name, value = words[1].split("=", 1)
+        given, words = {name: value}, words[2:]
     if words[0] == "python":
         words[0] = sys.executable
     else:
         words[:1] = [sys.executable, "-m", words[0].replace("solti-store", "solti_store.cli")]
     root = str(Path(__file__).resolve().parent.parent)
-    env = environment(url) | {"PYTHONPATH": os.environ.get("PYTHONPATH", root)}
+    env = environment(url) | given | {"PYTHONPATH": os.environ.get("PYTHONPATH", root)}
     done = subprocess.run(words, env=env, capture_output=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr.decode()

@@ -189,7 +189,7 @@ OF_TREND = (
     "Days that are rolled up outlive their runs; later ones are counted from the runs. Reads the rows that are kept,"
     " and the runs of later days by an index."
 )
-LATER = "(SELECT (upto AT TIME ZONE 'UTC')::date FROM solti.rollup)"
+LATER = "(SELECT (COALESCE(max(upto), '-infinity') AT TIME ZONE 'UTC')::date FROM solti.rollup)"
 
 # Lengths of time are kept in buckets, each 2^(1/8) = 1.09 times as long as the one before: percentiles of several days
 # or slots cannot be had from those of each, but counts can be added. Bucket 0 ends at a millisecond.

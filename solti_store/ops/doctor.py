@@ -18,6 +18,7 @@ from solti_store.ops.why import why
 from solti_store.rules import doctor_server, doctor_settings, doctor_tables, doctor_work
 from solti_store.rules.doctor import Code, DoctorLimits, Severity, diagnosis, finding, quoted
 from solti_store.rules.reports import VERSION
+from solti_store.schema_name import SCHEMA_VARIABLE
 from solti_store.sql import doctor as sql
 from solti_store.sql import doctor_work as work_sql
 from solti_store.sql.label_index import FRESH, FRESH_MAX
@@ -134,14 +135,19 @@ def examine(
     if visit.revision is not None:
         for name, check in _WORK.items():
             findings += _ask(visit, name, check)
-    return diagnosis([_in_schema(one, visit.schema) for one in findings], visit.unchecked)
+    return diagnosis([_in_schema(one, schema_name) for one in findings], visit.unchecked)
 
 
 def _in_schema(found: Finding, schema: str) -> Finding:
-    """With a remedy for the schema: the rules name commands without it."""
-    if schema == SCHEMA:
+    """With a remedy for the schema: the rules name commands without it, and statements with it."""
+    remedy, name = found.remedy, shlex.quote(schema)
+    if schema == SCHEMA or remedy[0].isupper():
         return found
-    return found.replace(remedy=found.remedy.replace("solti-store ", f"solti-store --schema {shlex.quote(schema)} "))
+    if remedy.startswith("solti-store "):
+        return found.replace(remedy=remedy.replace("solti-store ", f"solti-store --schema {name} "))
+    if remedy.startswith(("python ", "alembic ")):
+        return found.replace(remedy=f"env {SCHEMA_VARIABLE}={name} {remedy}")
+    return found
 
 
 def _ask(visit: _Visit, name: str, check: Callable[[_Visit], Iterable[Finding]]) -> list[Finding]:

@@ -9,6 +9,7 @@ from solti_store.ops import arguments, feed
 from solti_store.ops.rollups import roll_up, unkept
 from solti_store.sql import retention as sql
 from solti_store.sql.feed import DELETE_EVENTS
+from solti_store.sql.rollups import HAS_ROLLUPS
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -65,7 +66,8 @@ def _rolled_up(conn: Connection, retention: Retention, now: datetime | None) -> 
         When the first run ended of which that is still to be done, and whether to go on could do no more.
     """
     kept = min((one for one in (retention.tasks, retention.runs) if one is not None), default=None)
-    if kept is None:
+    # On the schema before there are no trends: retention takes what it took there.
+    if kept is None or not HAS_ROLLUPS.one(conn, {}).is_so:
         return None, True
     before = sql.SELECT_UNTIL.one(conn, {"kept": kept, "now": now}).until
     days = 0

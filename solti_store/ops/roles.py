@@ -96,10 +96,14 @@ def ensure(connection: Connection, roles: Roles, timeout: timedelta) -> list[str
 
 def _ensure(connection: Connection, roles: Roles, timeout: timedelta) -> list[str]:
     schema = schema_of(connection)
+    connection.execute(sql.LOCK)
     database = connection.execute(sql.SELECT_DATABASE).one()
     owner = roles.owner or connection.scalar(sql.SELECT_OWNER, {"schema": schema})
     if owner is None:
         raise SchemaMismatch(f"the database has no schema {schema}: migrate it, or name an owner to make it for")
+    if owner in (roles.worker, roles.reader):
+        # What is taken from a worker first would be the owner's own rights.
+        raise SoltiStoreError(f"the role '{owner}' owns the schemas: name another, or --owner who takes them over")
     jobs = {"owner": roles.owner, "worker": roles.worker, "reader": roles.reader}
     named = {job: name for job, name in jobs.items() if name is not None}
     new = [name for name in named.values() if _create(connection, name, database.name)]

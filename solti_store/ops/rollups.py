@@ -26,7 +26,10 @@ def roll_up(conn: Connection, *, before: datetime | None = None, now: datetime |
         The day; None when there is none, or somebody else is at it.
     """
     found = sql.SELECT_UNKEPT.one_or_none(conn, {"now": now, "before": before})
-    if found is None or not sql.LOCK.all(conn, {"ended": found.ended}):
+    if found is None:
+        return None
+    sql.BEGIN.all(conn, {})
+    if not sql.LOCK.all(conn, {"ended": found.ended}):
         return None
     for statement in sql.KEEP:
         statement.all(conn, {"day": found.day})

@@ -67,7 +67,7 @@ SERVER = _text(
            current_setting('server_encoding') AS encoding, CAST(current_database() AS text) AS database,
            pg_backend_pid() AS pid, pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
            CAST(COALESCE((SELECT sum(relpages) * 8192.0 FROM pg_class
-                     WHERE relnamespace = to_regnamespace(:schema)), 0) AS bigint) AS tables_bytes
+                     WHERE relnamespace = to_regnamespace(quote_ident(:schema))), 0) AS bigint) AS tables_bytes
     """,
     schema=Text,
 )

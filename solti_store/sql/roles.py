@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = [
+    "LOCK",
     "SELECT_DATABASE",
     "SELECT_EXCESS",
     "SELECT_FOREIGN",
@@ -31,6 +32,10 @@ __all__ = [
     "take",
     "work",
 ]
+
+#: One at a time in a database, whatever the schema: two that set up the same reader at once end in "tuple concurrently
+#: updated". The number is "solti", then 2.
+LOCK = text("SELECT pg_advisory_xact_lock(CAST(x'736F6C746902' AS bigint))")
 
 SELECT_DATABASE = text(
     "SELECT current_database() AS name, rolsuper AS is_superuser FROM pg_roles WHERE rolname = current_user"
@@ -101,6 +106,11 @@ SELECT_EXCESS = text(
     SELECT 'may TRUNCATE ' || relname FROM pg_class
     WHERE relnamespace = quote_ident(:schema)::regnamespace AND relkind = 'r' AND :job <> 'owner'
       AND has_table_privilege(:name, oid, 'TRUNCATE')
+    UNION ALL
+    -- As a member of pg_write_all_data may.
+    SELECT 'may write ' || relname FROM pg_class
+    WHERE relnamespace = quote_ident(:schema)::regnamespace AND relname IN ('alembic_version', 'schema_history')
+      AND :job = 'worker' AND has_table_privilege(:name, oid, 'INSERT, UPDATE, DELETE')
     """
 )
 

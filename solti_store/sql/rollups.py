@@ -7,7 +7,10 @@ from sqlalchemy import Date, bindparam, text
 from solti_store.sql.driver import Prepared
 from solti_store.sql.types import Instant
 
-__all__ = ["ADVANCE", "KEEP", "LOCK", "SELECT_UNKEPT"]
+__all__ = ["ADVANCE", "BEGIN", "HAS_ROLLUPS", "KEEP", "LOCK", "SELECT_UNKEPT"]
+
+#: Whether this schema has the tables: the one before does not.
+HAS_ROLLUPS = Prepared(text("SELECT to_regclass('solti.rollup') IS NOT NULL AS is_so"))
 
 #: When the first run ended that is not counted yet and whose day is over, and the day; if that was before `before`.
 #: Over for an hour: a run bears the time of its statement, and a caller's transaction may commit it later.
@@ -15,12 +18,15 @@ SELECT_UNKEPT = Prepared(
     text("""
     SELECT ended, (ended AT TIME ZONE 'UTC')::date AS day
     FROM (SELECT min(finished_at) AS ended FROM solti.task_runs
-          WHERE finished_at >= (SELECT upto FROM solti.rollup)
+          WHERE finished_at >= COALESCE((SELECT upto FROM solti.rollup), '-infinity')
           AND finished_at < date_trunc('day', COALESCE(:now, statement_timestamp()) - interval '1 hour', 'UTC'))
          AS unkept
     WHERE ended < COALESCE(CAST(:before AS timestamptz), 'infinity')
     """).bindparams(bindparam("now", type_=Instant), bindparam("before", type_=Instant))
 )
+
+#: Makes the row again that somebody has emptied away.
+BEGIN = Prepared(text("INSERT INTO solti.rollup DEFAULT VALUES ON CONFLICT DO NOTHING"))
 
 #: The right to count what ended at `ended` and later; no row where somebody else has it, or has done so.
 LOCK = Prepared(
@@ -33,7 +39,9 @@ LOCK = Prepared(
 def _keep(table: str, source: str, columns: str) -> Prepared:
     return Prepared(
         text(
+            # What is kept stays: where `rollup` was set back by hand, a day that is there would end retention for good.
             f"INSERT INTO solti.{table} ({columns}) SELECT {columns} FROM {source} WHERE day = :day"  # noqa: S608 - constants
+            " ON CONFLICT DO NOTHING"
         ).bindparams(bindparam("day", type_=Date))
     )
 

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from solti_store.errors import AgentLost, OutcomeUnknown, SoltiStoreError
+from solti_store.errors import AgentLost, OutcomeUnknown, SchemaMismatch, SoltiStoreError
 from solti_store.rules.outcome import Outcome
 from solti_store.worker.events import Started
 from solti_store.worker.lease import OUTAGES, Lease, jittered
@@ -325,7 +325,8 @@ class Session:
             try:
                 while await self._store.roll_up() is not None:
                     pass
-            except OUTAGES as error:
+            except (*OUTAGES, SchemaMismatch) as error:
+                # The schema before has no trends, and all that work needs.
                 logger.warning("could not roll up: %s", error)
 
     async def _keep_index(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,11 @@ import psycopg
 import pytest
 from cli_run import run_cli
 from sqlalchemy import create_engine
-from support import connect, queued, selecting, spec
+from support import ODD_SCHEMA, connect, queued, selecting, spec
 from support_doctor import diagnose, found, mend, the
 
-from solti_store import DoctorLimits, Invalid, Outcome, Severity, TaskStore
+from solti_store import DoctorLimits, Finding, Invalid, Outcome, Severity, TaskStore
+from solti_store.sql.naming import renamed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +54,30 @@ def test_a_schema_of_another_revision_is_a_finding(database_url: str, database: 
     assert (done.returncode, "schema-revision\n" in done.stdout) == (7, True)
     # What else the schema lacks is the migration's to bring.
     assert "schema-drift\n" not in done.stdout
+
+
+def test_each_remedy_is_for_the_schema_that_was_examined(database_url: str, database: psycopg.Connection) -> None:
+    def findings() -> dict[str, Finding]:
+        done = run_cli("--schema", ODD_SCHEMA, "doctor", "-o", "json", url=database_url)
+        return {one["code"]: Finding.from_dict(one) for one in json.loads(done.stdout)["findings"]}
+
+    def spoil(statement: str) -> None:
+        database.execute(renamed(statement, ODD_SCHEMA).encode())
+
+    mend(database_url, findings()["schema-revision"])
+    assert "schema-revision" not in findings()
+    with TaskStore.open(database_url, schema=ODD_SCHEMA) as odd:
+        odd.create("first", queued("s"))
+        odd.create("next", queued("s"))
+        odd.create("late", spec("a"))  # before the other: reaping begins at a random slot
+    spoil("DELETE FROM solti.tasks WHERE id = 'first'")
+    spoil("UPDATE solti.task_status SET due_at = now() - interval '1 hour' WHERE due_at IS NOT NULL")
+    spoil("DROP INDEX solti.ix_agents_closed_at")
+    spoil("ALTER TABLE solti.tasks SET (autovacuum_enabled = off)")
+    for code in ("slot-ownerless", "schema-drift", "vacuum-off"):
+        mend(database_url, findings()[code])
+        assert code not in findings()
+    assert findings()["route-unserved"].remedy.startswith(f"solti-store --schema {shlex.quote(ODD_SCHEMA)} work")
 
 
 def test_views_of_another_version_are_a_finding(database_url: str, database: psycopg.Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -20,7 +21,7 @@ from solti_store.migrate import downgrade, upgrade
 from solti_store.model import Selector, TaskChange
 from solti_store.ops.roles import Roles, ensure
 from solti_store.rules.reports import REPORTS
-from solti_store.sql.naming import SCHEMA, quoted, renamed, report_schema
+from solti_store.sql.naming import SCHEMA, engine_in, quoted, renamed, report_schema
 from solti_store.sql.tables import metadata
 
 if TYPE_CHECKING:
@@ -199,6 +200,14 @@ def test_a_table_that_is_held_is_not_waited_for_long(empty_database_url: str, pr
     engine.dispose()
 
 
+@pytest.mark.parametrize("job", ["worker", "reader"])
+def test_an_owner_is_not_made_less(empty_database_url: str, prefix: str, job: str) -> None:
+    migrated(empty_database_url, prefix, SCHEMA)
+    done = run_cli("db", "roles", f"--{job}", f"{prefix}_owner", url=empty_database_url)
+    assert (done.returncode, "owns the schemas" in done.stderr) == (1, True), done.stderr
+    downgrade(as_role(empty_database_url, f"{prefix}_owner"), "solti_0001")
+
+
 def granted(url: str) -> set[Any]:
     """Who was given what, and what will be given, in our schemas."""
     with connect(url) as connection:
@@ -246,6 +255,7 @@ def test_again_it_changes_nothing_and_sets_right_what_was_changed(empty_database
         ("reader", "ALTER ROLE {} CREATEDB", "reader alone: it may create databases"),
         ("worker", "GRANT {owner} TO {}", "worker alone: it is a member of"),
         ("reader", "GRANT {worker} TO {}", "reader alone: it is a member of"),
+        ("worker", "GRANT pg_write_all_data TO {}", "worker alone: it may write alembic_version, may write"),
     ],
 )
 def test_a_role_that_may_do_more_is_refused_and_all_is_left_as_it_was(
@@ -333,3 +343,19 @@ def test_several_at_once_in_two_databases(empty_database_url: str, database_url:
     with connect(database_url) as connection:
         for job in JOBS:
             connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(f"{prefix}_{job}")))
+
+
+def test_several_at_once_for_schemas_of_one_database(empty_database_url: str, prefix: str) -> None:
+    engine = create_engine(empty_database_url)
+    together = Barrier(4, timeout=30)
+
+    def again(schema: str) -> None:
+        for _ in range(10):
+            together.wait()
+            with engine_in(engine, schema).connect() as connection:
+                ensure(connection, Roles.prefixed(prefix), timedelta(seconds=30))
+                connection.commit()
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(again, ("one", "two", "three", "four")))
+    engine.dispose()

@@ -212,6 +212,24 @@ def test_a_long_time_is_counted_in_several_calls(store: TaskStore, database: psy
     assert trends(database) == before
 
 
+def test_an_emptied_row_loses_nothing(store: TaskStore, database: psycopg.Connection[Any]) -> None:
+    before = trends(database)
+    database.execute("TRUNCATE solti.rollup")
+    assert trends(database) == before
+    store.prune()
+    assert (trends(database), runs(database)) == (before, 1)
+
+
+def test_a_day_that_is_there_already_ends_nothing(store: TaskStore, database: psycopg.Connection[Any]) -> None:
+    while store.roll_up():
+        pass
+    before, counts = trends(database), kept(database)
+    database.execute("UPDATE solti.rollup SET upto = '-infinity'")
+    assert runs(database) > 1
+    store.prune()
+    assert (trends(database), kept(database), runs(database)) == (before, counts, 1)
+
+
 def test_what_is_kept_for_less_than_a_day_goes_uncounted(store: TaskStore, database: psycopg.Connection[Any]) -> None:
     assert store.prune(Retention(tasks=None, runs=timedelta(0))).is_complete
     assert runs(database) == 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from threading import Barrier
 from typing import TYPE_CHECKING, Any
@@ -20,11 +22,12 @@ from deployment.ahead import AFTER, NEXT, write
 from sqlalchemy import Engine, create_engine, text
 from support import BlockingStore, connect, spec
 
-from solti_store import Outcome, SchemaMismatch, TaskStore
+from solti_store import AsyncTaskStore, Outcome, SchemaMismatch, TaskStore
 from solti_store.migrate import config, downgrade, upgrade
 from solti_store.ops import schema
 from solti_store.sql.revision import HEAD, OLDEST
 from solti_store.sql.tables import SCHEMA
+from solti_store.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -206,6 +209,26 @@ def test_everything_but_reports_works_on_the_schema_before(database_url: str, ki
     store = opened(database_url, kind)
     live(store)
     store.close()
+
+
+def test_a_worker_works_on_the_schema_before(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    downgrade(database_url, OLDEST)
+
+    async def work() -> None:
+        async with await AsyncTaskStore.open(database_url) as store, asyncio.timeout(60):
+            worker = Worker(store, "w", lease=timedelta(seconds=0.4), poll=timedelta(seconds=0.02))
+            running = asyncio.create_task(worker.run())
+            while not any("could not roll up" in record.message for record in caplog.records):
+                assert not running.done()
+                await asyncio.sleep(0.01)
+            await store.create("afterwards", spec())
+            while not (await store.get("afterwards")).phase.is_terminal:
+                assert not running.done()
+                await asyncio.sleep(0.01)
+            worker.drain()
+            await running
+
+    asyncio.run(work())
 
 
 def test_a_report_on_the_schema_before_is_one_line_with_the_command(database_url: str) -> None:
