@@ -35,12 +35,12 @@ class Copies:
 
     Attributes:
         table: The table.
-        where: Which row; the first of them is taken.
+        where: Which rows; the first one, if nothing is said.
         setting: What columns are not copied, but computed from the row and `n`, the number of the copy.
     """
 
     table: str
-    where: str = "true"
+    where: str = "true LIMIT 1"
     setting: Mapping[str, str] = field(default_factory=dict)
 
     def make(self, bare: psycopg.Connection[Any], count: int) -> None:
@@ -51,7 +51,7 @@ class Copies:
         quoted = ", ".join(f'"{name}"' for name in names)
         statement = (
             f"INSERT INTO {self.table} ({quoted}) OVERRIDING SYSTEM VALUE"  # noqa: S608
-            f" SELECT {', '.join(values)} FROM (SELECT * FROM {self.table} WHERE {self.where} LIMIT 1) AS one,"
+            f" SELECT {', '.join(values)} FROM (SELECT * FROM {self.table} WHERE {self.where}) AS one,"
             f" generate_series(1, {count}) AS n"
         )
         bare.execute("SET session_replication_role = replica")  # the checks of foreign keys would take most of the time
@@ -127,9 +127,9 @@ PEERS = (
         "claim, finish_many of 100, one thread",
         "1",
         keeps=_KEEPS_ALL,
-        ends=(
-            Copies("solti.tasks", setting=_SEQ),
-            *(Copies(f"solti.{table}", setting=_SEQ) for table in ("task_status", "task_runs", "task_events")),
+        ends=tuple(
+            Copies(f"solti.{table}", "seq = (SELECT min(seq) FROM solti.task_runs)", _SEQ)
+            for table in ("tasks", "task_status", "task_runs", "task_events")
         ),
     ),
     Peer("solti-store, two threads", "with_solti", "the same from two threads", "2", keeps=_KEEPS_ALL),
@@ -147,7 +147,7 @@ PEERS = (
         keeps=_LOG,
         grows=(Copies("pgqueuer"),),
         # As its manager leaves them after half a minute.
-        ends=(Copies("pgqueuer_log", "status = 'successful'", setting={"aggregated": "true"}),),
+        ends=(Copies("pgqueuer_log", "status = 'successful' LIMIT 1", setting={"aggregated": "true"}),),
     ),
     Peer(
         "pgqueuer's manager",
@@ -162,8 +162,8 @@ PEERS = (
         "worker, 20 at once; no batches",
         keeps="job, events",
         share=0.1,
-        grows=(Copies("procrastinate_jobs", "status = 'todo'"),),
-        ends=(Copies("procrastinate_jobs", "status = 'succeeded'"),),
+        grows=(Copies("procrastinate_jobs", "status = 'todo' LIMIT 1"),),
+        ends=(Copies("procrastinate_jobs", "status = 'succeeded' LIMIT 1"),),
     ),
     Peer("dbos", "with_dbos", "async workflow, 200 at once, queue looked at every 10 ms", keeps="workflow", share=0.1),
     Peer(
@@ -178,8 +178,8 @@ PEERS = (
         "with_pgboss.mjs",
         "fetch, complete of 100",
         keeps="job, until archived",
-        grows=(Copies("pgboss.job", "name = 'work' AND state = 'created'"),),
-        ends=(Copies("pgboss.job", "name = 'work' AND state = 'completed'"),),
+        grows=(Copies("pgboss.job", "name = 'work' AND state = 'created' LIMIT 1"),),
+        ends=(Copies("pgboss.job", "name = 'work' AND state = 'completed' LIMIT 1"),),
     ),
 )
 
