@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from dataclasses import asdict, replace
@@ -35,6 +36,8 @@ JSON = PAGE.with_suffix(".json")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, keep the figures, and write the page."""
     given = _parsed(arguments)
+    # So that the server and the peers end as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     path = given.json or (None if given.quick or given.once else JSON)
     if given.page:
         write(Results.read(given.json or JSON))

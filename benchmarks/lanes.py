@@ -41,7 +41,7 @@ class Copies:
 
     table: str
     where: str = "true LIMIT 1"
-    setting: Mapping[str, str] = field(default_factory=dict)
+    setting: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def make(self, bare: psycopg.Connection[Any], count: int) -> None:
         """Make so many. Numbers, random ids and ids of transactions are new ones."""

@@ -64,7 +64,7 @@ MEASURED = {
     "empty claim": Cost(1, 1, 5, 0),
     "heartbeat": Cost(1, 1, 12, 314),
     "get": Cost(1, 1, 6, 0),
-    "update": Cost(2, 2, 39, 1_337),
+    "update": Cost(2, 2, 40, 1_310),
     "cancel": Cost(4, 6, 47, 841),
     "page of 100 with a selector": Cost(3, 3, 318, 0),
     "changes, 100 events": Cost(2, 2, 807, 0),
@@ -89,6 +89,17 @@ class Place:
     def made(self, count: int) -> list[tuple[str, TaskSpec]]:
         names = [f"t-{next(self.numbers):06}" for _ in range(count)]
         return [(name, spec(f"s-{name}", labels=Labels({"parity": f"{ord(name[-1]) % 2}"}))) for name in names]
+
+    def thinned(self, names: list[str]) -> list[str]:
+        """Delete nine tasks of ten, and give their space back; those that are left."""
+        left = names[::10]
+        self.watching.execute("DELETE FROM solti.tasks WHERE id <> ALL (%s)", [left])
+        dead = 1
+        while dead:  # as long as a snapshot of somebody's is in the way, such as autovacuum's of the catalogs
+            self.watching.execute("SELECT pg_stat_force_next_flush()")
+            self.watching.execute("VACUUM solti.tasks, solti.task_status")
+            dead = self._number("SELECT sum(n_dead_tup) FROM pg_stat_user_tables")
+        return left
 
     def cost(self, operation: Callable[[], object]) -> Cost:
         """Run it, and count."""
@@ -210,7 +221,8 @@ def getting(place: Place) -> Iterator[Callable[[], object]]:
 
 
 def updating(place: Place) -> Iterator[Callable[[], object]]:
-    for name in place.fill(1000):
+    # With room in each page: whether old versions are cleared away in time depends on what others do.
+    for name in place.thinned(place.fill(2000)):
         yield lambda name=name: place.store.update(name, lambda one: one.replace(timeout=one.timeout + 1))  # type: ignore[misc]
 
 
@@ -275,5 +287,4 @@ def test_no_operation_costs_more_than_it_did(place: Place, name: str) -> None:
         for what, (old, most) in bounds.items()
         if now[what] is not None and now[what] > most  # type: ignore[operator]
     ]
-    print(f'COST "{name}": {costs}')
-    assert not over, f"{name} costs more than it did: {'; '.join(over)}"
+    assert not over, f"{name} costs more than it did: {'; '.join(over)} ({costs})"
