@@ -51,14 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         about = machine(settings(url), peers=peers is not None)
         for work in wanted:
             lab = Lab(url, peers, sizes, given.peer, keep=given.keep, explain=given.explain)
-            failed |= not _run(work, lab, results, about, resume=given.resume)
+            failed |= not run(work, lab, results, about, resume=given.resume)
     print(terminal(results, [work.name for work in wanted]))
     if path == JSON:
         write(results)
     return int(failed)
 
 
-def _run(work: Work, lab: Lab, results: Results, about: dict[str, str], *, resume: bool) -> bool:
+def run(work: Work, lab: Lab, results: Results, about: dict[str, str], *, resume: bool) -> bool:
     """Measure one work and keep what comes of it; whether it came to its end."""
     sizes = asdict(lab.sizes)
     known = results.works.get(work.name)

@@ -299,7 +299,7 @@ def operations(lab: Lab) -> Iterator[Series]:
         ):
             case: Case = make()
             say(case.name)
-            result = compare(case, rounds=2 * lab.sizes.rounds + 1, once=once)
+            result = compare(case, rounds=1 if once else 2 * lab.sizes.rounds + 1, once=once)
             yield from _series(case, "solti-store", result.ours, case.extra)
             yield from _series(case, "bare psycopg", result.bare, case.baseline)
 

@@ -95,8 +95,8 @@ def _free(_lane: Lane) -> Iterator[None]:
 def _compare(case: str, peer: Peer, lab: Lab, prepare: Callable[[Lane, Lab], None]) -> Iterator[Series]:
     holding = _pinned if case == PINNED else _free
     block = max(int(lab.sizes.block * peer.share), 1)
-    # What a pinned xmin costs grows with the work that is done under it: all but the last third is for that.
-    turns = lab.sizes.turns * (3 if case == PINNED else 1)
+    # What a pinned xmin costs grows with the work that is done under it: the first half is for that.
+    turns = lab.sizes.turns * (2 if case == PINNED else 1)
     rates: tuple[list[float], list[float]] = [], []
     with lanes([peer, peer], lab.server, lab.environment) as (found, missing):
         lab.notes.extend(missing)
@@ -114,7 +114,7 @@ def _compare(case: str, peer: Peer, lab: Lab, prepare: Callable[[Lane, Lab], Non
         say(f"{case}, {peer.name}")
         with holding(found[0]):
             for number in range(turns):
-                for at in (0, 1) if number % 2 else (1, 0):
+                for at in (1, 0) if number % 2 else (0, 1):
                     found[at].ask(f"fill {block}")
                     began = time.perf_counter()
                     done = int(found[at].ask(f"drain {block}"))

@@ -37,7 +37,7 @@ class Sizes:
     one: int = 500
     crowd: int = 2_000
     many: int = 20_000
-    waits: int = 40
+    waits: int = 30
     idle_s: float = 5.0
     million: int = 1_000_000
     blocked: int = 100_000
@@ -51,7 +51,7 @@ QUICK = Sizes(
     rounds=3, one=200, crowd=800, many=5_000, waits=15, idle_s=2.0, million=50_000, blocked=5_000, turns=6, pages=5
 )
 ONCE = Sizes(
-    rounds=1, one=2, crowd=16, many=20, waits=2, idle_s=0.2, million=300, blocked=150, block=100, turns=3, pages=1
+    rounds=1, one=2, crowd=16, many=20, waits=2, idle_s=0.2, million=300, blocked=150, block=100, turns=1, pages=1
 )
 
 

@@ -8,17 +8,22 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.__main__ import WORKS
+from benchmarks.__main__ import WORKS, run
 from benchmarks.aims import verdicts
 from benchmarks.install import Environment
-from benchmarks.lab import ONCE, Lab, Series
+from benchmarks.lab import ONCE, QUICK, Lab, Series, Work
 from benchmarks.lanes import PEERS
+from benchmarks.listing import SELECTORS
 from benchmarks.page import BLOCKS, PAGE, write
 from benchmarks.queues import creating
 from benchmarks.results import Results, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +35,6 @@ CASES = {
     "operations": {"create", "create_many", "get", "replace", "update", "claim + finish, 100 at once"},
     "feed": {"feed, create", "feed, read from the beginning", "feed, create to seen"},
     "hard": {"backlog", "retained", "pinned xmin", "blocked"},
-    "pages": {"page, first", "page, last", "page, first, failed", "page, last, failed"},
     "reports": {"report"},
 }
 
@@ -40,7 +44,8 @@ def benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("work", [work.name for work in WORKS])
+# Pages are read below.
+@pytest.mark.parametrize("work", [work.name for work in WORKS if work.name != "pages"])
 def test_every_work_measures_what_it_says(work: str, database_url: str, tmp_path: Path) -> None:
     kept = tmp_path / "results.json"
     done = benchmarks("--only", work, "--url", database_url, "--json", str(kept))
@@ -54,30 +59,44 @@ def test_every_work_measures_what_it_says(work: str, database_url: str, tmp_path
     assert all(one.case in done.stdout and one.lane in done.stdout for one in section.series)
 
 
-def test_what_is_there_in_the_same_sizes_is_not_measured_again(database_url: str, tmp_path: Path) -> None:
+def test_pages_are_measured_and_explained_without_a_scan_of_a_whole_table(database_url: str, tmp_path: Path) -> None:
     kept = tmp_path / "results.json"
-    section = Section("2026-01-01 00:00", 1.0, vars_of(ONCE), {}, [Series("create", "solti-store", "µs", [1.0])])
-    Results(kept).add("operations", section)
-    before = kept.read_text()
-    done = benchmarks("--only", "operations", "--url", database_url, "--json", str(kept), "--resume")
+    arguments = ("--only", "pages", "--million", "6000", "--explain", "--url", database_url, "--json", str(kept))
+    done = benchmarks(*arguments)
     assert done.returncode == 0, done.stderr
-    assert kept.read_text() == before
-    Results(kept).add("operations", replace(section, complete=False))
-    done = benchmarks("--only", "operations", "--url", database_url, "--json", str(kept), "--resume")
-    assert done.returncode == 0, done.stderr
-    assert Results.read(kept).works["operations"].complete
-
-
-def vars_of(sizes: object) -> dict[str, object]:
-    return {name: getattr(sizes, name) for name in sizes.__slots__}  # type: ignore[attr-defined]
-
-
-def test_pages_are_explained_without_a_scan_of_a_whole_table(database_url: str) -> None:
-    done = benchmarks("--only", "pages", "--million", "6000", "--explain", "--url", database_url)
-    assert done.returncode == 0, done.stderr
+    found = Results.read(kept)
+    assert all(
+        {one.lane for one in found.series("pages", f"page, {where}")} >= set(SELECTORS)
+        for where in ("first", "last", "first, failed", "last, failed")
+    )
     assert done.stdout.count("force_generic_plan") == done.stdout.count("force_custom_plan") > 6
     # Even of a table so small that a scan of it would do.
     assert "!!!" not in done.stdout
+
+
+def test_a_work_that_fails_keeps_what_it_had_and_is_measured_again(tmp_path: Path) -> None:
+    found, lab = Results(tmp_path / "results.json"), Lab("", None, ONCE)
+    fails = True
+
+    def measure(_: Lab) -> Iterator[Series]:
+        yield Series("one", "solti-store", "s", [1.0])
+        if fails:
+            raise RuntimeError("no more")
+        yield Series("two", "solti-store", "s", [1.0])
+
+    work = Work("some", "", measure)
+    assert not run(work, lab, found, {}, resume=True)
+    kept = Results.read(found.path).works["some"]
+    assert [one.case for one in kept.series] == ["one"]
+    assert kept.notes == ["ended early: RuntimeError: no more"]
+    fails = False
+    assert run(work, replace(lab, notes=[]), found, {}, resume=True)
+    assert len(Results.read(found.path).works["some"].series) == 2
+    fails = True
+    # It is there, and complete.
+    assert run(work, lab, found, {}, resume=True)
+    other = replace(lab, sizes=QUICK)
+    assert not run(work, other, found, {}, resume=True)
 
 
 def test_peers_that_do_not_start_are_left_out_by_name(database_url: str) -> None:
