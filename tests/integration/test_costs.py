@@ -11,7 +11,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,9 +34,10 @@ WARM = 12
 REPEATED = 5
 PAGE_BYTES = 8192
 
-# How much more than was measured is let pass. Messages are the same each time; how full pages are is not quite.
-BUFFERS_HEADROOM = 1.2
-WAL_HEADROOM = 1.1
+# How much more than was measured is let pass: an index more on a hot table is not. Messages are the same each time; how
+# full pages are is not quite.
+BUFFERS_HEADROOM, PAGES_HEADROOM = 1.03, 1
+WAL_HEADROOM = 1.02
 
 
 @dataclass
@@ -48,25 +49,27 @@ class Cost:
         round_trips: How often the client waits for the server.
         buffers: Pages of tables and indexes that were looked at, each time they were.
         wal: Bytes of write-ahead log; None where the server cannot tell.
+        buffers_before_17: The same on older servers, which descend an index once for each value of a list.
     """
 
     statements: int = 0
     round_trips: int = 0
     buffers: int = 0
     wal: int | None = 0
+    buffers_before_17: int | None = None
 
 
 MEASURED = {
     "create": Cost(1, 1, 24, 1_808),
-    "create_many 1000": Cost(5, 7, 37_228, 1_818_078),
-    "claim 100": Cost(1, 1, 2_560, 95_000),
-    "finish_many 100": Cost(1, 1, 3_960, 116_500),
-    "empty claim": Cost(1, 1, 5, 0),
+    "create_many 1000": Cost(5, 7, 37_228, 1_818_276),
+    "claim 100": Cost(1, 1, 2_517, 92_754),
+    "finish_many 100": Cost(1, 1, 3_935, 115_600),
+    "empty claim": Cost(1, 1, 6, 0),
     "heartbeat": Cost(1, 1, 12, 314),
     "get": Cost(1, 1, 6, 0),
-    "update": Cost(2, 2, 40, 1_310),
-    "cancel": Cost(4, 6, 47, 841),
-    "page of 100 with a selector": Cost(3, 3, 318, 0),
+    "update": Cost(2, 2, 41, 1_310),
+    "cancel": Cost(4, 6, 47, 867),
+    "page of 100 with a selector": Cost(3, 3, 318, 0, buffers_before_17=518),
     "changes, 100 events": Cost(2, 2, 807, 0),
 }
 
@@ -270,6 +273,8 @@ def test_no_operation_costs_more_than_it_did(place: Place, name: str) -> None:
         operation()
     costs = [place.cost(operation) for operation in itertools.islice(operations, REPEATED)]
     was = MEASURED[name]
+    if was.buffers_before_17 is not None and place.watching.info.server_version < 170000:
+        was = replace(was, buffers=was.buffers_before_17)
     now = {
         "statements": min(cost.statements for cost in costs),
         "round trips": min(cost.round_trips for cost in costs),
@@ -279,7 +284,7 @@ def test_no_operation_costs_more_than_it_did(place: Place, name: str) -> None:
     bounds = {
         "statements": (was.statements, was.statements),
         "round trips": (was.round_trips, was.round_trips),
-        "buffers": (was.buffers, int(was.buffers * BUFFERS_HEADROOM)),
+        "buffers": (was.buffers, int(was.buffers * BUFFERS_HEADROOM) + PAGES_HEADROOM),
         "WAL bytes": (was.wal or 0, int((was.wal or 0) * WAL_HEADROOM)),
     }
     over = [
