@@ -66,17 +66,23 @@ def _beside(found: Sequence[Series], is_wanted: Callable[[Peer], bool] = lambda 
     return _best([one for one in found if not is_ours(one.lane) and is_wanted(_PEERS[one.lane])])
 
 
+def _named(found: Sequence[Series], lane: str) -> Series | None:
+    return next((one for one in found if one.lane == lane), None)
+
+
 def _ratio(work: str, what: str, aim: float, mine: Series | None, other: Series | None) -> Verdict:
     if mine is None or other is None:
         return Verdict(work, what, aim, None)
-    return Verdict(work, f"{what}: {other.lane}" if what else other.lane, aim, median(mine.over(other)))
+    beside = what if what.startswith(other.lane) else f"{what}: {other.lane}"
+    return Verdict(work, beside, aim, median(mine.over(other)))
 
 
 def _bare(results: Results, case: str, aim: float) -> Verdict:
-    found = {one.lane: one for one in results.series("operations", case)}
-    what = next((one.how for lane, one in found.items() if lane == "bare psycopg"), "")
-    verdict = _ratio(case, "", aim, found.get("solti-store"), found.get("bare psycopg"))
-    return Verdict(case, f"bare psycopg, {what}", aim, verdict.ratio)
+    found = results.series("operations", case)
+    bare = _named(found, "bare psycopg")
+    return _ratio(
+        case, f"bare psycopg, {bare.how}" if bare else "bare psycopg", aim, _named(found, "solti-store"), bare
+    )
 
 
 def _latency(results: Results, percent: int) -> Verdict:
@@ -123,7 +129,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
     yield _bare(results, "create_many", 0.6)
     drain = results.series("drain", "drain 20k")
     yield _ratio("drain 20k", "fastest Python peer", 2.0, ours(drain), _beside(drain, lambda peer: peer.is_python))
-    yield _ratio("drain 20k", "", 1.0, ours(drain), _beside(drain, lambda peer: peer.name == "graphile-worker"))
+    yield _ratio("drain 20k", "graphile-worker", 1.0, ours(drain), _named(drain, "graphile-worker"))
     yield _latency(results, 50)
     yield _latency(results, 95)
     for case, aim in (("backlog", 0.95), ("blocked", 0.95), ("pinned xmin", 0.9)):
