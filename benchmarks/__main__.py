@@ -30,6 +30,7 @@ WORKS: tuple[Work, ...] = (
     *listing.WORKS,
     *reports.WORKS,
 )
+_SAID_CHARS = 300
 JSON = PAGE.with_suffix(".json")
 
 
@@ -72,7 +73,7 @@ def run(work: Work, lab: Lab, results: Results, about: dict[str, str], *, resume
         section.series.extend(work.run(lab))
     except Exception as error:  # noqa: BLE001 - the other works can do without this one
         section.complete = False
-        lab.notes.append(f"ended early: {type(error).__name__}: {error}")
+        lab.notes.append(f"ended early: {type(error).__name__}: {str(error)[:_SAID_CHARS]}")
         print(lab.notes[-1], file=sys.stderr, flush=True)
     section.took_s = round(time.perf_counter() - began, 1)
     results.add(work.name, section)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.arena import arena, specs
@@ -253,7 +254,7 @@ class ClaimAndFinish:
         self.blocks = 2
         self.name = f"claim + finish, {batch} at once" if batch > 1 else "claim + finish"
         arena.fill(2 * batch)
-        self._agent = arena.store.register("benchmark")
+        self._agent = arena.store.register("benchmark", lease=timedelta(days=1))  # nobody sends heartbeats here
         self._operation()  # the agent now knows the route, as it does ever after
         claims: list[Claim] = []
         self._script = record(

@@ -99,7 +99,7 @@ def _compare(case: str, peer: Peer, lab: Lab, prepare: Callable[[Lane, Lab], Non
     turns = lab.sizes.turns * (2 if case == PINNED else 1)
     rates: tuple[list[float], list[float]] = [], []
     with lanes([peer, peer], lab.server, lab.environment) as (found, missing):
-        lab.notes.extend(missing)
+        lab.note(missing)
         if len(found) != len(rates):
             return
         say(f"{case}, {peer.name}: making ready")

@@ -8,7 +8,7 @@ from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from benchmarks.install import Environment
 
@@ -115,6 +115,10 @@ class Lab:
     keep: str | None = None
     explain: bool = False
     notes: list[str] = field(default_factory=list)
+
+    def note(self, said: Iterable[str]) -> None:
+        """Say what was not said yet."""
+        self.notes.extend(one for one in dict.fromkeys(said) if one not in self.notes)
 
     def wants(self, name: str) -> bool:
         """Whether a peer of this name is measured."""

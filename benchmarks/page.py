@@ -166,10 +166,14 @@ def _feed(results: Results) -> _Rows:
 
 
 def _about(results: Results) -> _Rows:
-    rows: _Rows = [("work", "when, UTC", "took", "on what")]
+    """Each thing that is to be known, with the works that it is true of unless that is all of them."""
+    told: dict[tuple[str, str], list[str]] = {}
     for name, one in results.all():
-        told = "; ".join(one.about[key] for key in ("machine", "server", "solti-store", "peers") if key in one.about)
-        rows.append((name, one.at, f"{one.took_s:.0f} s", told))
+        for fact in (*one.about.items(), ("sizes", ", ".join(f"{key} {value}" for key, value in one.sizes.items()))):
+            told.setdefault(fact, []).append(name)
+        told["measured", f"{one.at} UTC, in {one.took_s:.0f} s"] = [name]
+    rows: _Rows = [("what", "which", "of")]
+    rows += [(*fact, "all" if len(of) == len(results.works) else ", ".join(of)) for fact, of in sorted(told.items())]
     return rows if len(rows) > 1 else []
 
 

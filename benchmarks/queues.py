@@ -58,7 +58,7 @@ def creating(lab: Lab) -> Iterator[Series]:
     wanted = [peer for peer in PEERS if peer.name in CREATING and (peer.is_ours or lab.wants(peer.name))]
     rates: dict[tuple[str, Peer], list[float]] = defaultdict(list)
     with lanes(wanted, lab.server, lab.environment) as (found, missing):
-        lab.notes.extend(missing)
+        lab.note(missing)
         for lane in found:
             lane.ask("create 32 16")  # connections are made and statements prepared
             lane.ask("fill 100")
@@ -81,7 +81,7 @@ def draining(lab: Lab) -> Iterator[Series]:
     values: dict[tuple[str, str, Peer], list[float]] = defaultdict(list)
     wanted = [peer for peer in PEERS if peer.is_ours or lab.wants(peer.name)]
     with lanes(wanted, lab.server, lab.environment) as (found, missing):
-        lab.notes.extend(missing)
+        lab.note(missing)
         for lane in found:
             warm = max(lane.share(sizes.many) // 5, 1)
             lane.ask(f"fill {warm}")
@@ -115,7 +115,7 @@ def starting(lab: Lab) -> Iterator[Series]:
     spent: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     dice = random.Random(7)  # noqa: S311 - when tasks are created
     with lanes([ours, *theirs], lab.server, lab.environment, processes=2) as (found, missing):
-        lab.notes.extend(missing)
+        lab.note(missing)
         for number, lane in in_turn(sizes.rounds, found):
             for poll in POLLS_MS if lane.peer.is_ours else (500 if lane.peer.name == "pg-boss" else 10,):
                 name = f"{lane.peer.name}, {poll} ms" if lane.peer.is_ours else lane.peer.name
