@@ -54,7 +54,8 @@ def _blocked(lane: Lane, lab: Lab) -> None:
 
     def add(store: TaskStore, many: int, change: Callable[[TaskSpec, int], TaskSpec]) -> None:
         for start in range(0, many, _PIECE):
-            made = zip(itertools.islice(numbers, min(_PIECE, many - start)), specs(many), strict=False)
+            piece = min(_PIECE, many - start)
+            made = zip(itertools.islice(numbers, piece), specs(piece), strict=True)
             store.create_many([(f"blocked-{number}", change(spec, number)) for number, spec in made])
 
     def waiting(spec: TaskSpec, number: int) -> TaskSpec:
