@@ -52,26 +52,25 @@ def _blocked(lane: Lane, lab: Lab) -> None:
     url = make_url(lane.url).set(drivername="postgresql+psycopg")
     numbers = itertools.count()
 
-    def add(store: TaskStore, many: int, change: Callable[[TaskSpec, int], TaskSpec]) -> None:
+    (spec,) = specs(1)
+    waiting = spec.replace(admission=AdmissionPolicy.QUEUE)
+    elsewhere = spec.replace(runner_selector=RunnerSelector(match_labels=Labels({"gpu": "yes"})))
+
+    def add(store: TaskStore, many: int, one: TaskSpec, slot: Callable[[int], str]) -> None:
         for start in range(0, many, _PIECE):
-            piece = min(_PIECE, many - start)
-            made = zip(itertools.islice(numbers, piece), specs(piece), strict=True)
-            store.create_many([(f"blocked-{number}", change(spec, number)) for number, spec in made])
+            piece = itertools.islice(numbers, min(_PIECE, many - start))
+            store.create_many([(f"blocked-{number}", one.replace(slot=Slot(slot(number)))) for number in piece])
 
-    def waiting(spec: TaskSpec, number: int) -> TaskSpec:
-        return spec.replace(slot=Slot(f"busy-{number % slots}"), admission=AdmissionPolicy.QUEUE)
-
-    def elsewhere(spec: TaskSpec, number: int) -> TaskSpec:
-        nobody = RunnerSelector(match_labels=Labels({"gpu": "yes"}))
-        return spec.replace(slot=Slot(f"elsewhere-{number}"), runner_selector=nobody)
+    def busy(number: int) -> str:
+        return f"busy-{number % slots}"
 
     with TaskStore.open(url, max_slot_queue=10**9) as store:
-        add(store, slots, waiting)
+        add(store, slots, waiting, busy)
         owners = store.claim(store.register("busy", lease=timedelta(days=1)), limit=slots)
         if len(owners) != slots:
             raise RuntimeError(f"{len(owners)} of {slots} slots are busy")
-        add(store, count, waiting)
-        add(store, count, elsewhere)
+        add(store, count, waiting, busy)
+        add(store, count, elsewhere, "elsewhere-{}".format)
 
 
 def _nothing(_lane: Lane, _lab: Lab) -> None:
@@ -105,10 +104,11 @@ def _compare(case: str, peer: Peer, lab: Lab, prepare: Callable[[Lane, Lab], Non
             return
         say(f"{case}, {peer.name}: making ready")
         for lane in found:
-            lane.ask(f"fill {3 * block}")
+            lane.ask(f"fill {block}")
             lane.ask(f"drain {block}")
         prepare(found[0], lab)
         for lane in found:
+            lane.ask(f"fill {2 * block}")
             lane.settle()
             lane.ask(f"drain {block}")  # with statistics of now
             lane.bare.execute("CHECKPOINT")
