@@ -1,4 +1,4 @@
-"""What the store costs over the database: each operation beside bare psycopg that runs the same SQL.
+"""The laboratory: what the store costs, beside other queues on PostgreSQL and beside the bare driver.
 
-`python -m benchmarks` from the top of the repository; `--help` lists the options.
+`python -m benchmarks` from the top of the repository; `--help` lists the works and the options.
 """

@@ -1,4 +1,4 @@
-"""The database that both sides work in: made for the run, on a server of its own or on one that is given."""
+"""The server and the databases: made for the run, on a server of its own or on one that is given."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from solti_store.migrate import upgrade
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Arena", "arena", "server", "specs"]
+__all__ = ["Arena", "arena", "server", "settings", "specs"]
 
 # Durable as by default. A checkpoint in the middle of a block would be charged to one side.
-SETTINGS = {"shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "30min"}
+SETTINGS = {"max_connections": "300", "shared_buffers": "256MB", "max_wal_size": "4GB", "checkpoint_timeout": "30min"}
 
 SHOWN = (
     "server_version",
@@ -68,13 +68,6 @@ class Arena:
         for table in ("tasks", "task_status", "task_runs", "task_events", "routes", "agents"):
             self.single.execute(sql.SQL("VACUUM (ANALYZE) solti.{}").format(sql.Identifier(table)))
         return ids
-
-    def settings(self) -> dict[str, str]:
-        """What the server says of itself."""
-        return {
-            name: row[0] if (row := self.single.execute("SELECT current_setting(%s)", [name]).fetchone()) else "?"
-            for name in SHOWN
-        }
 
 
 def specs(count: int) -> list[TaskSpec]:
@@ -122,6 +115,16 @@ def arena(url: str | None, *, keep: str | None = None) -> Iterator[Arena]:
             finally:
                 if not keep:
                     admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def settings(url: str) -> dict[str, str]:
+    """What a server says of itself."""
+    plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain) as bare:
+        return {
+            name: row[0] if (row := bare.execute("SELECT current_setting(%s)", [name]).fetchone()) else "?"
+            for name in SHOWN
+        }
 
 
 @contextmanager

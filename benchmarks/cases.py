@@ -1,28 +1,29 @@
-"""The operations that are measured."""
+"""Each operation of the store, beside bare psycopg that runs the same SQL."""
 
 from __future__ import annotations
 
 import itertools
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.arena import specs
+from benchmarks.arena import arena, specs
+from benchmarks.lab import Lab, Series, Work, say
+from benchmarks.measure import compare
 from benchmarks.replay import Script, record
 from solti_store import Outcome
 from solti_store.model import Slot
 from solti_store.rules.routing import route_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from benchmarks.arena import Arena
-    from benchmarks.measure import Case
+    from benchmarks.measure import Case, Spent
     from solti_store import Claim, TaskSpec, TaskStore
 
-__all__ = ["all_cases"]
+__all__ = ["WORKS"]
 
-AIM = 0.6
 BATCH = 100
-MANY = 20_000
 SAME = "the same SQL"
 
 _numbers = itertools.count()
@@ -40,7 +41,6 @@ class Create:
     name = "create"
     baseline = SAME
     extra = "checks the id, writes the spec's JSON, derives the route, builds a Task"
-    aim: float | None = AIM
     operations = 40
     blocks = 5
     tasks = 1
@@ -85,14 +85,13 @@ class CreateMany:
 
     baseline = "COPY of the same rows"
     extra = "checks ids, writes JSON, derives routes, skips taken ids, builds Tasks"
-    aim: float | None = AIM
     operations = 1
     blocks = 1
 
     def __init__(self, arena: Arena, tasks: int) -> None:
         self._arena = arena
         self.tasks = tasks
-        self.name = f"create_many, {tasks:,} at once"
+        self.name = "create_many"
         arena.fill(1)  # so that the route is there
 
     def _empty(self) -> None:
@@ -154,7 +153,6 @@ class Get:
     name = "get"
     baseline = SAME
     extra = "parses and validates the Task"
-    aim: float | None = AIM
     operations = 50
     blocks = 10
     tasks = 1
@@ -193,7 +191,6 @@ class Replace:
     name = "replace"
     baseline = SAME
     extra = "writes the spec's JSON, derives the route, parses and validates the Task"
-    aim: float | None = AIM
     operations = 100
     blocks = 2
     tasks = 1
@@ -248,7 +245,6 @@ class ClaimAndFinish:
     """Tasks claimed and reported as succeeded."""
 
     baseline = SAME
-    aim: float | None = AIM
     extra = "routes by the agent's cache, parses and validates specs, decides what follows"
 
     def __init__(self, arena: Arena, batch: int) -> None:
@@ -258,7 +254,7 @@ class ClaimAndFinish:
         self.blocks = 2
         self.name = f"claim + finish, {batch} at once" if batch > 1 else "claim + finish"
         arena.fill(2 * batch)
-        self._agent = arena.store.register("benchmark")
+        self._agent = arena.store.register("benchmark", lease=timedelta(days=1))  # nobody sends heartbeats here
         self._operation()  # the agent now knows the route, as it does ever after
         claims: list[Claim] = []
         self._script = record(
@@ -288,14 +284,30 @@ class ClaimAndFinish:
         return _each(self._arena, [self._script] * operations)
 
 
-def all_cases(arena: Arena, *, many: int = MANY) -> list[Callable[[], Case]]:
-    """Every case, to be made when its turn comes: each empties the tables."""
-    return [
-        lambda: Create(arena),
-        lambda: CreateMany(arena, many),
-        lambda: Get(arena),
-        lambda: Replace(arena),
-        lambda: Update(arena),
-        lambda: ClaimAndFinish(arena, 1),
-        lambda: ClaimAndFinish(arena, BATCH),
-    ]
+def operations(lab: Lab) -> Iterator[Series]:
+    """Each of them; time by the clock, and this process's processor time."""
+    once = lab.sizes.rounds == 1
+    with arena(lab.server) as field:
+        # Made when their turn comes: each empties the tables.
+        for make in (
+            lambda: Create(field),
+            lambda: CreateMany(field, lab.sizes.many),
+            lambda: Get(field),
+            lambda: Replace(field),
+            lambda: Update(field),
+            lambda: ClaimAndFinish(field, 1),
+            lambda: ClaimAndFinish(field, BATCH),
+        ):
+            case: Case = make()
+            say(case.name)
+            result = compare(case, rounds=1 if once else 2 * lab.sizes.rounds + 1, once=once)
+            yield from _series(case, "solti-store", result.ours, case.extra)
+            yield from _series(case, "bare psycopg", result.bare, case.baseline)
+
+
+def _series(case: Case, lane: str, spent: Sequence[Spent], how: str) -> Iterator[Series]:
+    yield Series(case.name, lane, "µs", [one.wall * 1e6 for one in spent], less=True, how=how)
+    yield Series(f"{case.name}, CPU of the client", lane, "µs", [one.cpu * 1e6 for one in spent], less=True, how=how)
+
+
+WORKS = (Work("operations", "each operation of the store, beside bare psycopg with the same SQL", operations),)

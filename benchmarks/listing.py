@@ -1,23 +1,19 @@
-"""`python -m benchmarks.listing`: what pages cost, by selector, beside the unfiltered page in the same run."""
+"""What pages cost, by selector, beside the unfiltered page in the same run."""
 
 from __future__ import annotations
 
-import argparse
 import gc
 import random
 import re
-import sys
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 
 from benchmarks.arena import Arena, arena
+from benchmarks.lab import Lab, Series, Work, say
 from benchmarks.replay import record
-from benchmarks.report import layout
 from solti_store import AdmissionPolicy, Subprocess, TaskPhase, TaskQuery, TaskSpec
 from solti_store.model import Selector
 from solti_store.ops import cursor
@@ -25,10 +21,7 @@ from solti_store.ops import cursor
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TASKS = 1_000_000
-ROUNDS = 30
 _BATCH = 10_000
-_CELL_CHARS = 60
 
 SELECTORS: dict[str, str] = {
     "half": "env=prod",
@@ -202,63 +195,27 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, list) else value
 
 
-def report(wanted: list[Page], took: dict[int, list[float]], *, markdown: bool) -> str:
-    """The table: median and p95 of each page, and the median over that of the unfiltered first page."""
-    base = median(took[0])
-    rows = [("page", "selector", "phase", "where", "median", "p95", "over unfiltered")]
-    rows += [
-        (
-            page.name,
-            page.selector,
-            page.phase,
-            page.where,
-            f"{median(took[number]) * 1e3:.2f} ms",
-            f"{quantiles(took[number], n=20)[-1] * 1e3:.2f} ms" if len(took[number]) > 1 else "",
-            f"{median(took[number]) / base:.1f}",
-        )
-        for number, page in enumerate(wanted)
-    ]
-    if markdown:
-        return layout(rows, rule="|---|---|---|---|---:|---:|---:|")
-    return layout([tuple(cell[:_CELL_CHARS] for cell in row) for row in rows], rule=None)
-
-
-@contextmanager
-def _field(given: argparse.Namespace) -> Iterator[Arena]:
-    with arena(given.url, keep=given.keep) as field:
-        row = field.single.execute("SELECT count(*) FROM solti.tasks").fetchone()
-        if row == (0,):
+def listing(lab: Lab) -> Iterator[Series]:
+    """Build the registry, unless it was kept, and read its pages."""
+    with arena(lab.server, keep=lab.keep) as field:
+        if field.single.execute("SELECT count(*) FROM solti.tasks").fetchone() == (0,):
             began = time.perf_counter()
-            took = build(field, given.tasks)
-            print(
-                f"built {given.tasks:,} tasks in {time.perf_counter() - began:.1f} s, of which the index of labels "
-                f"{took:.1f} s",
-                file=sys.stderr,
+            indexed = build(field, lab.sizes.million)
+            took = time.perf_counter() - began
+            lab.notes.append(
+                f"The registry of {lab.sizes.million:,} tasks was built in {took:.0f} s, its index of labels in"
+                f" {indexed:.0f} s of them."
             )
-        yield field
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Build the registry, measure, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.listing", description="What pages cost, by selector.")
-    parser.add_argument("--url", help="a server where databases can be created; without one a private one is started")
-    parser.add_argument("--keep", metavar="NAME", help="keep the database under this name, or use it if it is there")
-    parser.add_argument("--tasks", type=int, default=TASKS, help=f"how many tasks, {TASKS:,} if not given")
-    parser.add_argument(
-        "--rounds", type=int, default=ROUNDS, help=f"how often each page is read, {ROUNDS} if not given"
-    )
-    parser.add_argument("--only", metavar="WORD", default="", help="only pages with this word in their name")
-    parser.add_argument("--explain", action="store_true", help="print the plans of each page's statements as well")
-    parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    given = parser.parse_args(arguments)
-    with _field(given) as field:
-        wanted = [page for page in pages(field) if page.name == "unfiltered" or given.only in page.name]
-        print(report(wanted, measure(field, wanted, given.rounds), markdown=given.markdown))
-        if given.explain:
+        say("pages")
+        wanted = list(pages(field))
+        for number, seconds in measure(field, wanted, lab.sizes.pages).items():
+            page = wanted[number]
+            values = [second * 1e3 for second in seconds]
+            case = f"page, {page.where}{', failed' if page.phase else ''}"
+            yield Series(case, page.name, "ms", values, less=True, how=page.selector)
+        if lab.explain:
             for page in wanted:
                 print(explain(field, page))
-    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+WORKS = (Work("pages", "pages of 100 by selector, at 1,000,000 tasks", listing),)

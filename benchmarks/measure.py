@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import dataclass
-from statistics import median, quantiles
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ class Case(Protocol):
         name: What is measured.
         baseline: What it is measured against.
         extra: What the store's side does besides.
-        aim: The ratio it should reach, None when there is none.
         operations: Operations of one block.
         blocks: Blocks a round each way, in turn: short ones meet the same weather on both sides.
         tasks: Tasks of one operation.
@@ -30,7 +28,6 @@ class Case(Protocol):
     name: str
     baseline: str
     extra: str
-    aim: float | None
     operations: int
     blocks: int
     tasks: int
@@ -74,24 +71,6 @@ class Result:
     case: Case
     ours: Sequence[Spent]
     bare: Sequence[Spent]
-
-    @property
-    def ratios(self) -> list[float]:
-        """Each round's throughput, as a part of the other side's in the same round."""
-        return [bare.wall / ours.wall for ours, bare in zip(self.ours, self.bare, strict=True)]
-
-    @property
-    def ratio(self) -> float:
-        """The median of `ratios`."""
-        return median(self.ratios)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The middle half of `ratios`, from the first quartile to the third."""
-        if len(self.ratios) == 1:
-            return self.ratios[0], self.ratios[0]
-        first, _, third = quantiles(self.ratios, n=4, method="inclusive")
-        return first, third
 
 
 def compare(case: Case, *, rounds: int, once: bool = False) -> Result:

@@ -1,21 +1,17 @@
-"""`python -m benchmarks.reports`: what reports cost on a registry with a month behind it."""
+"""What reports cost on a registry with a month behind it."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from statistics import median
 from typing import TYPE_CHECKING
 
 from psycopg import sql
 from sqlalchemy import StaticPool, create_engine
 
 from benchmarks.arena import Arena, arena
-from benchmarks.report import layout
+from benchmarks.lab import Lab, Series, Work, say
 from solti_store.cli.parsing import moment
 from solti_store.model import Selector
 from solti_store.ops import reports
@@ -28,8 +24,6 @@ if TYPE_CHECKING:
 
     from solti_store.rules.reports import Report
 
-TASKS = 1_000_000
-ROUNDS = 5
 LIMIT = 1000
 SLOTS = 1000
 PATIENCE = timedelta(minutes=10)
@@ -168,46 +162,25 @@ def explain(connection: Connection, question: Question) -> str:
     return f"--- {report.name} {question.asked}\n{statement}\n{text}\n"
 
 
-@contextmanager
-def _field(given: argparse.Namespace) -> Iterator[Arena]:
-    with arena(given.url, keep=given.keep) as field:
+def asking(lab: Lab) -> Iterator[Series]:
+    """Build the registry, unless it was kept, and ask."""
+    with arena(lab.server, keep=lab.keep) as field:
         if field.single.execute("SELECT count(*) FROM solti.tasks").fetchone() == (0,):
-            began = time.perf_counter()
-            build(field, given.tasks)
-            print(f"{given.tasks:,} tasks in {time.perf_counter() - began:.0f} s", file=sys.stderr)
-        yield field
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Build the registry, measure, and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reports", description="What reports cost.")
-    parser.add_argument("--url", help="a server where databases can be created; without one a private one is started")
-    parser.add_argument("--keep", metavar="NAME", help="keep the database under this name, or use it if it is there")
-    parser.add_argument("--tasks", type=int, default=TASKS, help=f"how many tasks, {TASKS:,} if not given")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"how often each is read, {ROUNDS} if not given")
-    parser.add_argument("--only", metavar="WORD", default="", help="only reports with this word in their name")
-    parser.add_argument("--explain", action="store_true", help="print the plans as well")
-    given = parser.parse_args(arguments)
-    with _field(given) as field:
-        wanted = [question for question in questions() if given.only in question.report.name]
-        rows = [("report", "asked", "rows", "median", "longest")]
-        plans = []
+            say(f"reports: {lab.sizes.million:,} tasks")
+            build(field, lab.sizes.million)
         engine = create_engine("postgresql+psycopg://", creator=lambda: field.several, poolclass=StaticPool)
         with engine.connect() as connection:
-            for question in wanted:
+            for question in questions():
+                say(f"report, {question.report.name} {question.asked}")
                 took = []
-                for _ in range(given.rounds):
+                for _ in range(lab.sizes.rounds):
                     began = time.perf_counter()
                     count = question.ask(connection)
                     took.append(time.perf_counter() - began)
-                cells = (f"{count:,}", f"{median(took):.3f} s", f"{max(took):.3f} s")
-                rows.append((question.report.name, question.asked, *cells))
-                if given.explain:
-                    plans.append(explain(connection, question))
-        print(layout(rows, rule="|---|---|---:|---:|---:|"))
-        print("\n".join(plans))
-    return 0
+                how = f"{question.asked}; {count:,} rows" if question.asked else f"{count:,} rows"
+                yield Series("report", question.report.name, "s", took, less=True, how=how)
+                if lab.explain:
+                    print(explain(connection, question))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+WORKS = (Work("reports", "reports at 1,000,000 tasks, 3,000,000 runs", asking, by_default=False),)

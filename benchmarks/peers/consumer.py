@@ -1,7 +1,13 @@
-"""What each measured process does: fill and drain on command, one line each way.
+"""What each measured process does on command, one line each way.
 
-`fill N` creates N tasks and answers `ok`; `drain N` works off N and answers how many it did. A peer whose worker stops
-only when there is nothing left does not heed the N.
+| command | does | answers |
+|---|---|---|
+| `create N C` | creates N tasks one by one, C at the same time | `ok` |
+| `fill N` | creates N tasks, the quickest way there is | `ok` |
+| `drain N` | works off N of them, or a few more that were under way | how many |
+| `listen MS` | has its worker wait for tasks, looking every MS where it looks; says `started NS` for each | `ok` |
+| `stop` | ends that | `ok` |
+| `stamp` | creates one task | when the call began, in ns of the machine's monotonic clock |
 """
 
 from __future__ import annotations
@@ -9,8 +15,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
+import time
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
 
 BATCH = 100
 
@@ -21,11 +31,35 @@ class Consumer(Protocol):
     async def open(self, url: str) -> None:
         """Connect; the schema may have to be made."""
 
-    async def fill(self, payloads: list[str]) -> None:
-        """Create a task for each of these payloads."""
+    async def create(self, payloads: Sequence[str], clients: int) -> None:
+        """Create tasks one by one, by so many at the same time."""
+
+    async def fill(self, payloads: Sequence[str]) -> None:
+        """Create them all."""
 
     async def drain(self, count: int) -> int:
         """Work off so many tasks; how many were done."""
+
+    async def listen(self, started: Callable[[], None], poll_ms: float) -> None:
+        """Start a worker that is ready when this returns, and calls `started` first thing in each task."""
+
+    async def stop(self) -> None:
+        """End that worker."""
+
+
+async def by_turns(payloads: Sequence[str], clients: int, create: Callable[[str], Awaitable[object]]) -> None:
+    """Have coroutines create the tasks, each its share."""
+
+    async def client(share: Sequence[str]) -> None:
+        for payload in share:
+            await create(payload)
+
+    await asyncio.gather(*(client(payloads[number::clients]) for number in range(clients)))
+
+
+def said_started() -> None:
+    """Tell that a task begins, and when."""
+    print("started", time.monotonic_ns(), flush=True)
 
 
 async def serve(consumer: Consumer) -> None:
@@ -33,12 +67,28 @@ async def serve(consumer: Consumer) -> None:
     url, payloads = sys.argv[1:3]
     lines = await asyncio.to_thread(Path(payloads).read_text, "utf-8")
     given = itertools.cycle(lines.splitlines())
+
+    def some(count: str) -> list[str]:
+        return list(itertools.islice(given, int(count)))
+
     await consumer.open(url)
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
-        command, number = line.split()
-        if command == "fill":
-            await consumer.fill(list(itertools.islice(given, int(number))))
-            print("ok", flush=True)
+        command, *words = line.split()
+        answer: object = "ok"
+        if command == "create":
+            await consumer.create(some(words[0]), int(words[1]))
+        elif command == "fill":
+            await consumer.fill(some(words[0]))
+        elif command == "drain":
+            answer = await consumer.drain(int(words[0]))
+        elif command == "listen":
+            await consumer.listen(said_started, float(words[0]))
+        elif command == "stop":
+            await consumer.stop()
+        elif command == "stamp":
+            payload, answer = some("1"), time.monotonic_ns()
+            await consumer.create(payload, 1)
         else:
-            print(await consumer.drain(int(number)), flush=True)
+            raise ValueError(line)
+        print(answer, flush=True)

@@ -1,17 +1,17 @@
-// Graphile Worker: its worker with a local queue of 100 and batched completion, until nothing is left.
-// Arguments: the database's URL, a file with a payload a line, and the folder node_modules.
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
-import { createInterface } from "node:readline";
+// Graphile Worker: its worker with a local queue of 100 and batched completion; without a local queue where a task is
+// waited for, which is quicker to start.
+import { load, pieces, serve, url } from "./consumer.mjs";
 
-const [url, payloads, modules] = process.argv.slice(2);
-const { Logger, makeWorkerUtils, runOnce } = createRequire(modules + "/x.js")("graphile-worker");
-const lines = readFileSync(payloads, "utf8").split("\n").filter(Boolean);
+const { Logger, makeWorkerUtils, run, runOnce } = load("graphile-worker");
+const { Pool } = load("pg");
 const logger = new Logger(() => () => {});
+const pgPool = new Pool({ connectionString: url, max: 26 });
 let done = 0;
-let next = 0;
+let enough = Infinity;
+let runner = null;
+let reached = () => {};
 
-const utils = await makeWorkerUtils({ connectionString: url, logger });
+const utils = await makeWorkerUtils({ pgPool, logger });
 await utils.migrate();
 const preset = {
   worker: {
@@ -22,25 +22,40 @@ const preset = {
     completeJobBatchDelay: 0,
   },
 };
-const taskList = { work: async () => void done++ };
+const work = async () => {
+  if (++done === enough) reached();
+};
 
-console.log("ready");
-for await (const line of createInterface({ input: process.stdin })) {
-  const [command, number] = line.split(" ");
-  if (command === "fill") {
-    for (let left = Number(number); left > 0; left -= 1000) {
-      await utils.addJobs(
-        Array.from({ length: Math.min(1000, left) }, () => ({
-          identifier: "work",
-          payload: { text: lines[next++ % lines.length] },
-        })),
-      );
+await serve({
+  create: (text) => utils.addJob("work", { text }),
+  async fill(texts) {
+    for (const some of pieces(texts, 1000)) {
+      await utils.addJobs(some.map((text) => ({ identifier: "work", payload: { text } })));
     }
-    console.log("ok");
-  } else {
+  },
+  async drain(count) {
     const before = done;
-    await runOnce({ preset, taskList, logger });
-    console.log(done - before);
-  }
-}
-await utils.release();
+    const { rows } = await pgPool.query("SELECT count(*) > $1 AS more FROM graphile_worker._private_jobs", [count]);
+    if (rows[0].more) {
+      enough = before + count;
+      const isReached = new Promise((resolve) => (reached = resolve));
+      const worker = await run({ preset, taskList: { work }, logger, noHandleSignals: true });
+      await isReached;
+      enough = Infinity;
+      await worker.stop();
+    } else {
+      await runOnce({ preset, taskList: { work }, logger });
+    }
+    return done - before;
+  },
+  async listen(started) {
+    const options = { concurrency: 4, pgPool, logger, noHandleSignals: true };
+    runner = await run({ ...options, taskList: { work: async () => started() } });
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  },
+  stop: () => runner.stop(),
+  async close() {
+    await utils.release();
+    await pgPool.end();
+  },
+});

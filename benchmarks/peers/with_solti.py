@@ -1,48 +1,136 @@
-"""This project: `TaskStore.claim` and `TaskStore.finish_many`, in batches."""
+"""This project, by plain calls, by calls of two threads, by its worker; and the floor below, bare psycopg."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.consumer import BATCH, serve
-from solti_store import Outcome, TaskSpec, TaskStore
+from solti_store import AsyncTaskStore, Embedded, Outcome, TaskSpec, TaskStore
 from solti_store.migrate import upgrade
-from solti_store.model import Slot
+from solti_store.model import Labels, Slot
+from solti_store.worker import EmbeddedRunner, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from solti_store import Agent
+    from solti_store.worker import EmbeddedCall
+
+CLIENTS = 16
+CONCURRENCY = 100
+PREFETCH = 400
+_DAY = timedelta(days=1)  # nobody sends heartbeats for the calls
 
 
 class Solti:
-    """Plain calls: nothing here happens at the same time."""
+    """Tasks that do nothing.
+
+    Args:
+        threads: How many call `claim` and `finish_many` at the same time; 0 leaves it to the worker.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._numbers = itertools.count()
+        self._threads = threads
 
     async def open(self, url: str) -> None:
         """Migrate, connect, register."""
         upgrade(url)
-        self._store = TaskStore.open(url)
-        self._agent = self._store.register("peer", lease=timedelta(days=1))
-        self._numbers = itertools.count()
+        self._url = url
+        self._store = TaskStore.open(url, pool_size=CLIENTS)
+        self._agents = [self._store.register("peer", lease=_DAY) for _ in range(self._threads)]
+        self._pool = ThreadPoolExecutor(CLIENTS)
 
-    async def fill(self, payloads: list[str]) -> None:
-        """Create tasks in slots of their own."""
-        names = [f"{os.getpid()}-{next(self._numbers)}" for _ in payloads]
-        self._store.create_many(
-            [
-                (name, TaskSpec.from_json(text).replace(slot=Slot(name)))
-                for name, text in zip(names, payloads, strict=True)
-            ]
-        )
+    async def create(self, payloads: Sequence[str], clients: int) -> None:
+        """Create each, by one thread for each client."""
+        made = self._made(payloads)
+
+        def some(number: int) -> None:
+            for name, spec in made[number::clients]:
+                self._store.create(name, spec)
+
+        await self._at_once(some, range(clients))
+
+    async def fill(self, payloads: Sequence[str]) -> None:
+        """Create tasks in slots of their own, at once."""
+        self._store.create_many(self._made(payloads))
 
     async def drain(self, count: int) -> int:
-        """Claim and finish, at most a batch at once."""
+        """Claim and finish, at most a batch at once; or have the worker do it, with an async function."""
+        if not self._threads:
+            return await self._have_done(count)
+        shares = [count // self._threads + (number < count % self._threads) for number in range(self._threads)]
+        await self._at_once(self._work_off, self._agents, shares)
+        return count
+
+    async def listen(self, started: Callable[[], None], poll_ms: float) -> None:
+        """Have the worker look every so many milliseconds."""
+        self._waiting = await AsyncTaskStore.open(self._url)
+        self._worker = _worker(self._waiting, started, poll=timedelta(milliseconds=poll_ms))
+        self._running = asyncio.create_task(self._worker.run())
+        await asyncio.sleep(1)
+
+    async def stop(self) -> None:
+        """Drain that worker."""
+        self._worker.drain()
+        await self._running
+        await self._waiting.close()
+
+    def _made(self, payloads: Sequence[str]) -> list[tuple[str, TaskSpec]]:
+        names = [f"{os.getpid()}-{next(self._numbers)}" for _ in payloads]
+        as_wanted = _embedded if not self._threads else TaskSpec.from_json
+        return [(name, as_wanted(text).replace(slot=Slot(name))) for name, text in zip(names, payloads, strict=True)]
+
+    async def _at_once(self, work: Callable[..., object], *given: Any) -> None:  # noqa: ANN401 - as for `map`
+        loop = asyncio.get_running_loop()
+        calls = list(zip(*given, strict=True))
+        if len(calls) == 1:
+            work(*calls[0])  # a thread of its own would only be in the way
+        else:
+            await asyncio.gather(*(loop.run_in_executor(self._pool, work, *call) for call in calls))
+
+    def _work_off(self, agent: Agent, count: int) -> None:
         left = count
         while left:
-            claims = self._store.claim(self._agent, limit=min(BATCH, left))
+            claims = self._store.claim(agent, limit=min(BATCH, left))
             if any(self._store.finish_many([(claim, Outcome.succeeded(0)) for claim in claims])):
                 raise RuntimeError("a finish was refused")
             left -= len(claims)
-        return count
+
+    async def _have_done(self, count: int) -> int:
+        done = 0
+
+        def do() -> None:
+            nonlocal done
+            done += 1
+            if done == count:
+                worker.drain()  # what it has claimed ahead is still done
+
+        async with await AsyncTaskStore.open(self._url) as store:
+            worker = _worker(store, do, concurrency=CONCURRENCY, prefetch=PREFETCH)
+            await worker.run(until_idle=True)
+        return done
+
+
+def _worker(store: AsyncTaskStore, do: Callable[[], None], **options: Any) -> Worker:  # noqa: ANN401
+    async def work(_: EmbeddedCall) -> None:
+        do()
+
+    return Worker(store, "peer", runners=[EmbeddedRunner({"work": work})], **options)
+
+
+def _embedded(text: str) -> TaskSpec:
+    """The payload as a task for the worker's function, with as many bytes as before: in labels."""
+    payload = TaskSpec.from_json(text)
+    labels = {"function": "work", "pad-0": "x" * 60, "pad-1": "x" * 60}
+    return payload.replace(kind=Embedded(), labels=Labels({**payload.labels, **labels}))
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Solti()))
+    asyncio.run(serve(Solti(int(sys.argv[3]))))
