@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import DBAPIError
+
+from solti_store.faults import Fault, classify, translate
 from solti_store.ops import arguments, feed
 from solti_store.ops.rollups import roll_up, unkept
 from solti_store.sql import retention as sql
@@ -19,6 +23,8 @@ if TYPE_CHECKING:
     from solti_store.rules.retention import Retention
 
 __all__ = ["Pruned", "prune"]
+
+logger = logging.getLogger(__name__)
 
 # Of one call: a day of 100,000 runs takes 2 s.
 _DAYS_MAX = 7
@@ -71,8 +77,16 @@ def _rolled_up(conn: Connection, retention: Retention, now: datetime | None) -> 
         return None, True
     before = sql.SELECT_UNTIL.one(conn, {"kept": kept, "now": now}).until
     days = 0
-    while days < _DAYS_MAX and roll_up(conn, before=before, now=now) is not None:
-        days += 1
+    try:
+        # What fails here takes back to here: of the runs of such a day none goes, and all else does.
+        with conn.begin_nested():
+            while days < _DAYS_MAX and roll_up(conn, before=before, now=now) is not None:
+                days += 1
+    except DBAPIError as error:
+        if classify(error) is not Fault.FINAL:
+            raise
+        logger.warning("runs that are over stay, for their day could not be rolled up: %s", translate(error))
+        days = 0
     return unkept(conn, now=now), days < _DAYS_MAX
 
 

@@ -219,8 +219,8 @@ def pooler(*, told: int, real: int, prepares: bool) -> Iterator[Finding]:
             "connection",
             f"backend {real} answers where {told} was announced: a pooler is in between"
             + (", and statements are prepared" if prepares else ""),
-            "python -c \"from solti_store import TaskStore; TaskStore.open(connect_args={'prepare_threshold': None})\""
-            "  # or PgBouncer 1.22+ with max_prepared_statements; migrate by a direct URL",
+            "create_engine(url, connect_args={'prepare_threshold': None})  # as TaskStore.open does by itself;"
+            " or PgBouncer 1.22+ with max_prepared_statements; migrate by a direct URL",
         )
 
 

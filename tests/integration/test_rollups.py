@@ -195,6 +195,24 @@ def test_runs_stay_while_somebody_else_counts_them(
     assert trends(database) == before
 
 
+def test_a_day_that_cannot_be_counted_keeps_its_runs_and_nothing_else(
+    store: TaskStore, database: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    finish_all(database)
+    database.execute("ALTER TABLE solti.failure_days ADD CONSTRAINT refuses CHECK (attempts < 0)")
+    database.execute("UPDATE solti.task_events SET at = now() - interval '30 days'")
+    events = database.execute("SELECT count(*) FROM solti.task_events").fetchall()
+    before = trends(database)
+    pruned = store.prune()
+    assert (pruned.is_complete, [(pruned.events,)]) == (True, events)
+    assert "could not be rolled up" in caplog.text
+    assert set(kept(database).values()) == {0}
+    assert trends(database) == before
+    database.execute("ALTER TABLE solti.failure_days DROP CONSTRAINT refuses")
+    store.prune()
+    assert (trends(database), runs(database)) == (before, 1)
+
+
 def test_a_long_time_is_counted_in_several_calls(store: TaskStore, database: psycopg.Connection[Any]) -> None:
     database.execute(
         """
