@@ -25,8 +25,13 @@ SELECT_UNKEPT = Prepared(
     """).bindparams(bindparam("now", type_=Instant), bindparam("before", type_=Instant))
 )
 
-#: Makes the row again that somebody has emptied away.
-BEGIN = Prepared(text("INSERT INTO solti.rollup DEFAULT VALUES ON CONFLICT DO NOTHING"))
+#: Makes the row again that somebody has emptied away. Looked up first: ON CONFLICT waits for who has it and changes it.
+BEGIN = Prepared(
+    text("""
+    INSERT INTO solti.rollup (upto) SELECT '-infinity' WHERE NOT EXISTS (SELECT FROM solti.rollup)
+    ON CONFLICT DO NOTHING
+    """)
+)
 
 #: The right to count what ended at `ended` and later; no row where somebody else has it, or has done so.
 LOCK = Prepared(
