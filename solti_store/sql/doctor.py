@@ -280,13 +280,14 @@ def expected(schema: str) -> tuple[Expected, ...]:
             for column in table.columns
             if not column.system
         ]
+        # Isolated, as is the default, a constraint would be left out wherever its table is made in this process.
         for constraint in table.constraints:
             found.append(
                 Expected(
                     "constraint",
                     f"{table.name}.{constraint.name}",
                     table.name,
-                    _statement(AddConstraint(constraint), schema),
+                    _statement(AddConstraint(constraint, isolate_from_table=False), schema),
                 )
             )
         for index in table.indexes:
