@@ -208,9 +208,9 @@ TABLES = _text(
     "schemas",
 )
 
-#: One that is being built right now is not invalid, and may be locked against the question for its size. Which of its
-#: table's it is not everybody may see, so none of them is told of meanwhile. Since when their use is counted: never from
-#: before the server's start, for the counters do not say when they began.
+#: One that is being built right now is not invalid, and may be locked against the question for its size. Which of the
+#: table's it is not everybody may see, so none of them is told of meanwhile. Since when their use is counted: never
+#: from before the server's start, for the counters do not say when they began.
 INDEXES = _text(
     f"""
     SELECT CAST(n.nspname AS text) AS schema, CAST(c.relname AS text) AS name, CAST(t.relname AS text) AS "table",

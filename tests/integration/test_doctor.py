@@ -226,7 +226,8 @@ def test_a_build_that_goes_on_is_no_failed_one_whoever_asks(
         database.execute("CREATE UNIQUE INDEX CONCURRENTLY left_over ON solti.task_events (type)")
     build = "CREATE INDEX CONCURRENTLY mine ON solti.tasks (created_at)"
     engine = create_engine(make_url(stranger).set(drivername="postgresql+psycopg"))
-    with ThreadPoolExecutor(1) as pool, connect(database_url) as holder, connect(database_url) as builder:
+    # The holder goes first when something fails, or all would wait for the build.
+    with connect(database_url) as builder, ThreadPoolExecutor(1) as pool, connect(database_url) as holder:
         holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         # A snapshot, whose end the build waits for when it has made its index.
         holder.execute("SELECT count(*) FROM solti.tasks")

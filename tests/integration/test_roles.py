@@ -215,7 +215,9 @@ def granted(url: str) -> set[Any]:
         rows = connection.execute(
             """
             SELECT nspname::text, relname::text, one.grantee, one.privilege_type
-            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace, aclexplode(relacl) AS one
+            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace,
+                -- None is the owner's own, which a REVOKE from anybody spells out.
+                aclexplode(COALESCE(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END, relowner))) AS one
             WHERE nspname ~ '^solti'
             UNION ALL
             SELECT nspname::text, 'the schema', one.grantee, one.privilege_type
