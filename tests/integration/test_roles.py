@@ -37,6 +37,9 @@ def prefix(empty_database_url: str) -> Iterator[str]:
     name = f'so:"l%ti-{uuid.uuid4().hex[:8]}'
     yield name
     with connect(empty_database_url) as connection:
+        # Which DROP OWNED leaves.
+        database = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(database))
         for (role,) in connection.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [name]):
             for statement in ("DROP OWNED BY {} CASCADE", "DROP ROLE {}"):
                 connection.execute(sql.SQL(statement).format(sql.Identifier(role)))
@@ -217,7 +220,8 @@ def granted(url: str) -> set[Any]:
             SELECT nspname::text, relname::text, one.grantee, one.privilege_type
             FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace,
                 -- None is the owner's own, which a REVOKE from anybody spells out.
-                aclexplode(COALESCE(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END, relowner))) AS one
+                aclexplode(COALESCE(relacl, acldefault(CASE relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, relowner)))
+                    AS one
             WHERE nspname ~ '^solti'
             UNION ALL
             SELECT nspname::text, 'the schema', one.grantee, one.privilege_type
@@ -329,14 +333,9 @@ def test_a_role_that_may_do_more_is_refused_and_all_is_left_as_it_was(
             connection.execute(sql.SQL(statement).format(names[job], **names))
         connection.execute(sql.SQL("REVOKE SELECT ON solti_report.tasks FROM {}").format(names[job]))
     before = granted(empty_database_url)
-    try:
-        # It alone: what an owner is named for sets right what others own.
-        with pytest.raises(SoltiStoreError) as caught, engine.begin() as connection:
-            ensure(connection, Roles(**{job: f"{prefix}_{job}"}), timedelta(seconds=30))
-    finally:
-        with connect(empty_database_url) as connection:
-            # Which DROP OWNED does not touch.
-            connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(names["database"]))
+    # It alone: an owner that is named is given what others own.
+    with pytest.raises(SoltiStoreError) as caught, engine.begin() as connection:
+        ensure(connection, Roles(**{job: f"{prefix}_{job}"}), timedelta(seconds=30))
     assert f"is not for a {job} alone: it" in str(caught.value)
     assert reason in f"{caught.value}\n"
     assert granted(empty_database_url) == before
