@@ -158,7 +158,7 @@ def _add_column(column: Node) -> Effect:
             ("rewrite", rewrites),
             ("constraint-not-valid", "CONSTR_CHECK" in kinds or "CONSTR_FOREIGN" in kinds),
             ("index-not-concurrent", indexed),
-            ("not-null", needed and "CONSTR_DEFAULT" not in kinds),
+            ("not-null", needed),
             ("rewrite", foreign_type and not rewrites),
         )
         if holds

@@ -296,11 +296,10 @@ class _Reader:
             self._touch(name, Lock.SHARE_UPDATE_EXCLUSIVE)
         elif body["rename_type"] in _OF_RELATIONS | {"OBJECT_COLUMN", "OBJECT_TABCONSTRAINT"}:
             self._touch(name, Lock.ACCESS_EXCLUSIVE)
-            if body["rename_type"] != "OBJECT_TABCONSTRAINT":
-                self._hazard("rename", name)
         else:
             return self._unknown()
-        return None
+        # Of constraints and indexes too: an error has their names, and ON CONFLICT may.
+        return self._hazard("rename", name)
 
     def _alter_object_schema_stmt(self, body: Node) -> None:
         if body["object_type"] not in _OF_RELATIONS:
