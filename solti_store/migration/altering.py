@@ -149,8 +149,8 @@ def _add_column(column: Node) -> Effect:
     foreign_type = kind not in TYPES | SERIALS
     indexed = bool(kinds & {"CONSTR_UNIQUE", "CONSTR_PRIMARY", "CONSTR_EXCLUSION"})
     checked = "CONSTR_CHECK" in kinds or foreign_type
-    # The rows of an older table fail or have the default, but PostgreSQL looks at them.
-    needed = "CONSTR_NOTNULL" in kinds and not rewrites
+    # With a default that no row is asked for, none is looked at.
+    needed = "CONSTR_NOTNULL" in kinds and "CONSTR_DEFAULT" not in kinds and not rewrites
     scans = rewrites or indexed or checked or needed
     rules = [
         rule

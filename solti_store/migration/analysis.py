@@ -88,16 +88,13 @@ class _Reader:
 
     def _read(self, node: Node) -> None:
         ((kind, body),) = node.items()
-        if kind in _HARMLESS:
-            return
+        handler: Callable[[Node], None] | None = getattr(self, f"_{kind}", None)
         if kind in _WRITES:
             self._reads(node)
-            return
-        handler: Callable[[Node], None] | None = getattr(self, f"_{kind}", None)
-        if handler is None:
-            self._unknown()
-        else:
+        elif handler is not None:
             handler(body)
+        elif kind not in _HARMLESS:
+            self._unknown()
 
     def _unknown(self) -> None:
         self._is_known = False
@@ -127,7 +124,8 @@ class _Reader:
                     self._hazard("not-in-batches", relation(found))
         for found in every(body, "insert_stmt"):
             upserts = found.get("on_conflict_clause", {}).get("action") == "ONCONFLICT_UPDATE"
-            self._writes(found, many=upserts and "values_lists" not in found["select_stmt"]["select_stmt"])
+            rows = found.get("select_stmt", {}).get("select_stmt", {})
+            self._writes(found, many=upserts and "values_lists" not in rows)
         for found in every(body, "update_stmt") + every(body, "delete_stmt"):
             self._writes(found, many=True)
         if every(body, "merge_stmt"):
@@ -135,7 +133,8 @@ class _Reader:
         for call in every(body, "func_call") if runs else ():
             name = builtin(call["funcname"])
             if name == "set_config":
-                self._sets(call["args"][0].get("a_const", {}).get("sval", {}).get("sval", ""))
+                setting = call.get("args", [{}])[0].get("a_const", {}).get("sval", {})
+                self._sets(setting.get("sval", ""))
             elif name not in FUNCTIONS:
                 # It may do anything.
                 self._unknown()
