@@ -31,7 +31,6 @@ _HARMLESS = {
     "create_schema_stmt",
     "variable_show_stmt",
 }
-_WRITES = {"insert_stmt", "update_stmt", "delete_stmt"}
 _DROPS_WITHOUT_LOCK = {"OBJECT_FUNCTION", "OBJECT_SCHEMA"}
 _OF_RELATIONS = {"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE"}
 _OF_TABLES = {"OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY"}
@@ -89,7 +88,7 @@ class _Reader:
     def _read(self, node: Node) -> None:
         ((kind, body),) = node.items()
         handler: Callable[[Node], None] | None = getattr(self, f"_{kind}", None)
-        if kind in _WRITES:
+        if kind in {"insert_stmt", "update_stmt", "delete_stmt"}:
             self._reads(node)
         elif handler is not None:
             handler(body)
