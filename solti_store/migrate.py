@@ -23,7 +23,7 @@ from solti_store.errors import SchemaMismatch
 from solti_store.faults import translate
 from solti_store.migration.hosts import branch, theirs
 from solti_store.migration.locking import holding_lock
-from solti_store.migration.statements import create_schemas, execute, execute_block
+from solti_store.migration.statements import create_function, create_schemas, execute, execute_block
 from solti_store.migration.waiting import DEFAULT_WAITS, Waits
 from solti_store.ops import schema as fitness
 from solti_store.schema_name import resolve_schema
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Waits",
     "branch",
+    "create_function",
     "create_schemas",
     "downgrade",
     "execute",

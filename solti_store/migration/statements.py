@@ -8,7 +8,7 @@ from solti_store.schema_name import resolve_schema
 from solti_store.sql import schemas
 from solti_store.sql.naming import renamed
 
-__all__ = ["create_schemas", "execute", "execute_block", "schema_here"]
+__all__ = ["create_function", "create_schemas", "execute", "execute_block", "schema_here"]
 
 
 def execute(statement: str) -> None:
@@ -24,6 +24,18 @@ def execute(statement: str) -> None:
 def execute_block(body: str) -> None:
     """Run a block of PL/pgSQL, otherwise as `execute`. As a literal, for in a name there may be any dollar quote."""
     op.execute(schemas.as_it_stands(f"DO {schemas.literal(renamed(body, schema_here()))}"))
+
+
+def create_function(signature: str, body: str) -> None:
+    """Create a function in PL/pgSQL, otherwise as `execute`.
+
+    Args:
+        signature: From its name up to what it returns and how it behaves: `solti.f(a bigint) RETURNS int IMMUTABLE`.
+        body: Its block.
+    """
+    schema = schema_here()
+    text = f"CREATE FUNCTION {renamed(signature, schema)} LANGUAGE plpgsql AS {schemas.literal(renamed(body, schema))}"
+    op.execute(schemas.as_it_stands(text))
 
 
 def create_schemas() -> None:

@@ -16,8 +16,7 @@ from solti_store.rules.doctor_tables import Expected
 from solti_store.rules.reports import REPORTS
 from solti_store.sql.driver import Prepared
 from solti_store.sql.migrating import BUILDING
-from solti_store.sql.naming import SCHEMA
-from solti_store.sql.tables import metadata
+from solti_store.sql.tables import metadata_in
 from solti_store.sql.types import BinaryArray
 
 __all__ = [
@@ -275,7 +274,7 @@ def expected(schema: str) -> tuple[Expected, ...]:
     """All that `tables.py` and the reports name, with what makes it anew in this schema."""
     found = [Expected("view", one.view, one.view, _FROM_SCRIPT) for one in REPORTS.values()]
     found += [Expected("view", name, name, _FROM_SCRIPT) for name in ("freshness", "version")]
-    for table in metadata.sorted_tables:
+    for table in metadata_in(schema).sorted_tables:
         found.append(Expected("table", table.name, table.name, _FROM_SCRIPT))
         found += [
             Expected("column", f"{table.name}.{column.name}", table.name, _FROM_SCRIPT)
@@ -289,19 +288,14 @@ def expected(schema: str) -> tuple[Expected, ...]:
                     "constraint",
                     f"{table.name}.{constraint.name}",
                     table.name,
-                    _statement(AddConstraint(constraint, isolate_from_table=False), schema),
+                    _statement(AddConstraint(constraint, isolate_from_table=False)),
                 )
             )
         for index in table.indexes:
-            made = _statement(CreateIndex(index), schema).replace("INDEX", "INDEX CONCURRENTLY", 1)
+            made = _statement(CreateIndex(index)).replace("INDEX", "INDEX CONCURRENTLY", 1)
             found.append(Expected("index", str(index.name), table.name, made))
     return tuple(found)
 
 
-def _statement(element: Any, schema: str) -> str:  # noqa: ANN401 - any DDL
-    text = element.compile(
-        dialect=psycopg.dialect(),  # type: ignore[no-untyped-call]
-        schema_translate_map={SCHEMA: schema},
-        render_schema_translate=True,
-    )
-    return f"{text};".replace("%%", "%")
+def _statement(element: Any) -> str:  # noqa: ANN401 - any DDL
+    return f"{element.compile(dialect=psycopg.dialect())};".replace("%%", "%")  # type: ignore[no-untyped-call]

@@ -18,7 +18,6 @@ from sqlalchemy import (
     Computed,
     Date,
     Double,
-    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -36,7 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from solti_store.sql.naming import SCHEMA
+from solti_store.sql.naming import SCHEMA, renamed
 from solti_store.sql.types import NOW, Instant, Tid, Xid8
 
 if TYPE_CHECKING:
@@ -76,15 +75,9 @@ metadata = MetaData(
 )
 
 
-PHASES = "'pending', 'running', 'succeeded', 'failed', 'timeout', 'canceled', 'exhausted'"
 _FINAL = "due_at IS NULL AND phase IN ('succeeded', 'failed', 'timeout', 'canceled', 'exhausted')"
 _OWNER = "due_at IS NOT NULL OR deadline IS NOT NULL"
 U32_MAX = 4294967295
-
-
-def identity(column: str, max_bytes: int) -> str:
-    """The CHECK of an identity (slot, task id, agent id)."""
-    return f"octet_length({column}) <= {max_bytes} AND {column} ~ '^[A-Za-z0-9._-]+$' AND {column} NOT IN ('.', '..')"
 
 
 tasks = Table(
@@ -106,40 +99,15 @@ tasks = Table(
     Column(
         "kind",
         Text(collation="C"),
-        # `?` holds for a key of an object and for a bare string alike: both wire forms of a kind.
-        Computed(
-            # Spelled with the casts that PostgreSQL adds, or the drift check warns of a difference.
-            "CASE WHEN spec -> 'kind'::text ? 'subprocess'::text THEN 'subprocess'::text"
-            " WHEN spec -> 'kind'::text ? 'container'::text THEN 'container'::text"
-            " WHEN spec -> 'kind'::text ? 'wasm'::text THEN 'wasm'::text"
-            " WHEN spec -> 'kind'::text ? 'embedded'::text THEN 'embedded'::text ELSE NULL::text END",
-            persisted=True,
-        ),
+        Computed("solti.kind_of(spec)", persisted=True),
         nullable=False,
     ),
     Column("labels", JSONB, Computed("COALESCE(spec -> 'labels', '{}')", persisted=True), nullable=False),
     # The transaction that set the labels last: what the label index does not know yet is found by it.
     Column("labels_xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     UniqueConstraint("id"),
-    CheckConstraint(identity("id", 256), name="id"),
     CheckConstraint("generation >= 1", name="generation"),
-    CheckConstraint("jsonb_typeof(spec) = 'object'", name="spec"),
-    CheckConstraint(identity("slot", 64), name="slot"),
-    CheckConstraint("jsonb_typeof(labels) = 'object'", name="labels"),
-    # COALESCE, because a CHECK that comes out NULL passes: a missing key must fail.
-    CheckConstraint("COALESCE((spec -> 'timeout')::numeric > 0, false)", name="timeout"),
-    CheckConstraint(
-        "COALESCE(spec -> 'restart' ->> 'type' IN ('never', 'onFailure', 'always'), false)", name="restart"
-    ),
-    CheckConstraint(
-        "COALESCE((spec -> 'backoff' -> 'firstMs')::numeric > 0"
-        " AND (spec -> 'backoff' -> 'maxMs')::numeric >= (spec -> 'backoff' -> 'firstMs')::numeric"
-        " AND (spec -> 'backoff' -> 'factor')::numeric >= 1"
-        " AND spec -> 'backoff' ->> 'jitter' IN ('full', 'none', 'equal', 'decorrelated'), false)",
-        name="backoff",
-    ),
-    CheckConstraint("COALESCE(spec ->> 'admission' IN ('dropIfRunning', 'replace', 'queue'), false)", name="admission"),
-    CheckConstraint("COALESCE((spec -> 'maxRetries')::numeric >= 1, true)", name="max_retries"),
+    CheckConstraint("solti.is_task(id, slot, labels, spec)", name="valid"),
     Index(None, "slot", "seq"),
     Index(None, "kind", "seq"),
     Index(None, "labels_xid"),
@@ -148,13 +116,7 @@ tasks = Table(
 task_status = Table(
     "task_status",
     metadata,
-    Column(
-        "seq",
-        BigInteger,
-        ForeignKey(tasks.c.seq, ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("resource_version", BigInteger, nullable=False, server_default=text("1")),
     Column("updated_at", Instant, nullable=False),
     Column("phase", Text(collation="C"), nullable=False),
@@ -181,20 +143,13 @@ task_status = Table(
     # Where the row is. What has another place in a statement's snapshot than its lock has was changed in between.
     Column("ctid", Tid, system=True),
     CheckConstraint("resource_version >= 1", name="resource_version"),
-    CheckConstraint(f"phase IN ({PHASES})", name="phase"),
     CheckConstraint(f"attempt BETWEEN 0 AND {U32_MAX}", name="attempt"),
     CheckConstraint("failures >= 0", name="failures"),
-    # Not started means attempt 0; canceled is the one final phase an unstarted task can reach.
-    CheckConstraint("(attempt = 0) = (phase = 'pending') OR phase = 'canceled'", name="started"),
     CheckConstraint(
-        "CASE WHEN phase = 'running' THEN started_at IS NOT NULL AND deadline IS NOT NULL"
-        " ELSE COALESCE(started_at, deadline, cancel_requested_at) IS NULL"
-        " AND agent IS NULL AND agent_id IS NULL END",
-        name="running",
+        "solti.is_status("
+        "phase, attempt, due_at, queue_key, agent, agent_id, started_at, deadline, cancel_requested_at)",
+        name="valid",
     ),
-    CheckConstraint("due_at IS NULL OR phase IN ('pending', 'succeeded', 'failed', 'timeout')", name="due_at"),
-    # Pending means due, or queued behind the slot's owner.
-    CheckConstraint("(queue_key IS NOT NULL) = (phase = 'pending' AND due_at IS NULL)", name="queue_key"),
     # One owner a slot: from its admission to its end a task is due, waits for a restart, or runs.
     Index("uq_task_status_owner", "slot", unique=True, postgresql_where=text(_OWNER)),
     Index("uq_task_status_queue", "slot", "queue_key", unique=True, postgresql_where=text("queue_key IS NOT NULL")),
@@ -210,15 +165,7 @@ task_runs = Table(
     "task_runs",
     metadata,
     # A row for each attempt that has ended: written once, and never changed.
-    # References task_status, not tasks: its row is written by the finish anyway, while a key-share lock on
-    # the wide tasks row would write that too.
-    Column(
-        "seq",
-        BigInteger,
-        ForeignKey(task_status.c.seq, ondelete="CASCADE"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("attempt", BigInteger, primary_key=True, autoincrement=False),
     Column("phase", Text(collation="C"), nullable=False),
     Column("started_at", Instant, nullable=False),
@@ -231,13 +178,7 @@ task_runs = Table(
     # The end of each, as far as the worker kept it: up to 64 KiB, of which no UTF-8 becomes thrice as long.
     Column("stdout", Text),
     Column("stderr", Text),
-    CheckConstraint(f"attempt BETWEEN 1 AND {U32_MAX}", name="attempt"),
-    CheckConstraint(
-        "phase IN ('succeeded', 'failed', 'timeout', 'canceled')",
-        name="phase",
-    ),
-    CheckConstraint("octet_length(stdout) BETWEEN 1 AND 196608", name="stdout"),
-    CheckConstraint("octet_length(stderr) BETWEEN 1 AND 196608", name="stderr"),
+    CheckConstraint("solti.is_run(attempt, phase, stdout, stderr)", name="valid"),
     Index(None, "finished_at"),
 )
 
@@ -260,12 +201,7 @@ task_events = Table(
     # The labels before a change of labels, or before the task was deleted; NULL where they stayed as they were.
     Column("labels_before", JSONB),
     Column("detail", JSONB),
-    CheckConstraint(
-        "type IN"
-        " ('created', 'admitted', 'specChanged', 'started', 'finished', 'cancelRequested', 'refused', 'deleted')",
-        name="type",
-    ),
-    CheckConstraint(f"phase IN ({PHASES})", name="phase"),
+    CheckConstraint("solti.is_event(type, phase)", name="valid"),
     # What has come since a snapshot.
     Index(None, "xid"),
     # For the labels that a task had at some event: those before the next change.
@@ -301,7 +237,7 @@ agents = Table(
     Column("heartbeat_at", Instant, nullable=False),
     Column("expires_at", Instant, nullable=False),
     Column("closed_at", Instant),
-    CheckConstraint(identity("id", 128), name="id"),
+    CheckConstraint("octet_length(id) <= 128 AND id ~ '^[A-Za-z0-9._-]+$' AND id NOT IN ('.', '..')", name="id"),
     CheckConstraint("jsonb_typeof(labels) = 'object'", name="labels"),
     CheckConstraint("lease > interval '0'", name="lease"),
     CheckConstraint("state IN ('active', 'draining', 'stopped', 'lost')", name="state"),
@@ -451,7 +387,14 @@ def metadata_in(schema: str) -> MetaData:
         return metadata
     copy = MetaData(schema=schema, naming_convention=metadata.naming_convention)
     for table in metadata.sorted_tables:
-        table.to_metadata(copy, schema=schema)
+        copied = table.to_metadata(copy, schema=schema)
+        # Our functions stand in texts, which SQLAlchemy leaves as they are.
+        for rule in copied.constraints:
+            if isinstance(rule, CheckConstraint):
+                rule.sqltext = literal_column(renamed(str(rule.sqltext), schema))
+        for column in copied.columns:
+            if isinstance(column.computed, Computed):
+                column.computed.sqltext = literal_column(renamed(str(column.computed.sqltext), schema))
     return copy
 
 

@@ -90,25 +90,25 @@ def test_views_of_another_version_are_a_finding(database_url: str, database: psy
 
 def test_what_is_missing_is_named_with_what_makes_it(database_url: str, database: psycopg.Connection) -> None:
     database.execute("DROP INDEX solti.ix_task_status_claim, solti.uq_task_status_owner")
-    database.execute("ALTER TABLE solti.tasks DROP CONSTRAINT ck_tasks_backoff")
+    database.execute("ALTER TABLE solti.tasks DROP CONSTRAINT ck_tasks_valid")
     database.execute("DROP VIEW solti_report.throughput")
     database.execute("ALTER TABLE solti.task_runs DROP COLUMN stderr")
     database.execute("DROP TABLE solti.label_segments")
     drift = {one.subject: one for one in found(database_url, "schema-drift")}
     assert sorted(drift) == [
         "column task_runs.stderr",
-        "constraint task_runs.ck_task_runs_stderr",
-        "constraint tasks.ck_tasks_backoff",
+        "constraint task_runs.ck_task_runs_valid",
+        "constraint tasks.ck_tasks_valid",
         "index ix_task_status_claim",
         "index uq_task_status_owner",
         "table label_segments",
         "view throughput",
     ]
-    for subject in ("constraint tasks.ck_tasks_backoff", "index ix_task_status_claim", "index uq_task_status_owner"):
+    for subject in ("constraint tasks.ck_tasks_valid", "index ix_task_status_claim", "index uq_task_status_owner"):
         assert drift[subject].severity is Severity.ERROR
         mend(database_url, drift[subject])
     left = {one.subject for one in found(database_url, "schema-drift")}
-    assert not any("claim" in one or "owner" in one or "backoff" in one for one in left)
+    assert not any("claim" in one or "owner" in one or "ck_tasks" in one for one in left)
     made = database.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'uq_task_status_owner'").fetchone()
     assert made is not None
     assert made[0].endswith("USING btree (slot) WHERE ((due_at IS NOT NULL) OR (deadline IS NOT NULL))")
