@@ -128,7 +128,9 @@ def _uncovered() -> Iterator[None]:
         covered: BaseException | None = error
         while isinstance(covered, PendingRollbackError):
             covered = covered.__context__
-        raise covered or error
+        if covered is None:
+            raise
+        raise covered from covered.__cause__
 
 
 @contextmanager

@@ -92,13 +92,15 @@ def backfill(table: str, values: Mapping[str, str], *, where: str, size: int = 1
 
     Args:
         table: One of our tables, without its schema.
-        values: The columns, by their names without quotes, and SQL expressions for them, as for `execute`; the row is `t`.
+        values: The columns, by their names without quotes, and SQL expressions for them, as for `execute`; the row is
+            `t`.
         where: Which rows are still to do; must be false for a row that is done.
         size: How many rows a batch looks at, at least one.
 
     Raises:
         Invalid: `table` is no plain name, or `values` or `size` is nothing.
-        SchemaMismatch: There is no such table, key or column, its progress was deleted meanwhile, or rows to do come in faster than they are done.
+        SchemaMismatch: There is no such table, key or column, its progress was deleted meanwhile, or rows to do come in
+            faster than they are done.
     """
     _require_plain(table=table)
     for field, count in (("values", len(values)), ("size", size)):
