@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -317,33 +317,33 @@ def test_whoever_comes_second_waits_no_longer_than_told(engine: Engine, tmp_path
 # --- limits of the role, and what is left of the session -------------------------------------------
 
 
-def waits_in_steps(watcher: psycopg.Connection[Any], upgrading: Future[None]) -> None:
-    """Until the upgrade has wanted its lock, given up, and wanted it again."""
-    for _ in range(2):
-        until(lambda: waits_for_tasks(watcher) or upgrading.done(), "the upgrade wants its lock")
-        until(lambda: not waits_for_tasks(watcher), "the upgrade gives up")
-
-
 @pytest.mark.parametrize("setting", ["statement_timeout", "idle_session_timeout", "transaction_timeout"])
 def test_a_limit_that_the_role_has_does_not_end_a_wait(
     database_url: str, engine: Engine, tmp_path: Path, setting: str
 ) -> None:
     names = write(tmp_path, BUILD, ADD_COLUMN)
+    # A try, and the pause after it, are longer than the limit, which leaves time to a busy machine.
+    waits = Waits(lock_timeout=timedelta(seconds=2), patience=timedelta(minutes=10))
+    snapshot = f"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM {SCHEMA}.tasks".encode()
     with ThreadPoolExecutor(1) as pool, connect(database_url) as holder, connect(database_url) as watcher:
-        limit = f"ALTER DATABASE {watcher.info.dbname} SET {setting} = '200ms'"
-        watcher.execute(limit.encode())
-        holder.execute(b"BEGIN ISOLATION LEVEL REPEATABLE READ")
-        holder.execute(f"SELECT count(*) FROM {SCHEMA}.tasks".encode())
-        # The watchers of locks do without.
-        upgrading = pool.submit(upgrade, database_url, waits=SHORT, versions=[tmp_path])
-        until(lambda: builds(watcher) or upgrading.done(), "the build waits for the transaction")
+        watcher.execute(f"ALTER DATABASE {watcher.info.dbname} SET {setting} = '1s'".encode())
+        holder.execute(snapshot)
+        upgrading = pool.submit(upgrade, database_url, waits=waits, versions=[tmp_path])
+        # The last that it does. What begins after that it does not wait for.
+        phase = "SELECT phase FROM pg_stat_progress_create_index WHERE datname = current_database()"
+        until(
+            lambda: one(watcher, phase) == "waiting for old snapshots" or upgrading.done(),
+            "the build waits for the transaction",
+        )
         begun = one(watcher, "SELECT clock_timestamp()")
-        until(lambda: one(watcher, "SELECT clock_timestamp() > %s + interval '500 ms'", begun), "the limit has gone by")
-        holder.execute(b"COMMIT AND CHAIN")
-        holder.execute(f"SELECT count(*) FROM {SCHEMA}.tasks".encode())
-        waits_in_steps(watcher, upgrading)
+        until(lambda: one(watcher, "SELECT clock_timestamp() > %s + interval '2 s'", begun), "the limit has gone by")
+        assert not upgrading.done()
+        holder.execute(b"ROLLBACK; " + snapshot)
+        for condition in (True, False, True):
+            until(lambda: waits_for_tasks(watcher) is condition or upgrading.done(), "it wants its lock, and gives up")  # noqa: B023
         holder.execute(b"ROLLBACK")
         upgrading.result()
+        watcher.execute(f"ALTER DATABASE {watcher.info.dbname} RESET {setting}".encode())
     assert found(engine) == names[-1]
 
 
