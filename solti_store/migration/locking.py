@@ -55,7 +55,7 @@ def holding_lock(connection: Connection, *, schema: str | None = None, waits: Wa
 
     A session lock, polled: a blocking one would deadlock with CREATE INDEX CONCURRENTLY, which waits for
     every older snapshot, the blocked migrator's included. It ends with its connection, so a killed migrator
-    leaves nothing behind.
+    leaves nothing behind. What is set of the session meanwhile is put back at the end, as it was.
 
     Args:
         connection: A direct connection (not through a transaction-mode pooler), outside a transaction.
@@ -63,8 +63,10 @@ def holding_lock(connection: Connection, *, schema: str | None = None, waits: Wa
         waits: How long it waits for others, and each of its statements for a lock.
 
     Raises:
+        Invalid: `schema` cannot be one.
         StoreUnavailable: Somebody else held the lock all that time, or the connection goes through a pooler.
     """
+    key = lock_key(resolve_schema(schema))
     _refuse_pooler(connection)
     with _settings_put_back(connection):
         connection.execute(SET_PATIENT)
@@ -73,7 +75,7 @@ def holding_lock(connection: Connection, *, schema: str | None = None, waits: Wa
         connection.execute(CHECK_CLIENT)
         # Committed, because a transaction left open here would swallow the migrations at its rollback.
         connection.commit()
-        with _lock(connection, lock_key(resolve_schema(schema)), waits), _uncovered():
+        with _lock(connection, key, waits), _uncovered():
             yield
 
 
