@@ -4,6 +4,7 @@
 |---|---|---|
 | `create N C` | creates N tasks one by one, C at the same time | `ok` |
 | `fill N` | creates N tasks, the quickest way there is | `ok` |
+| `prepare N` | makes what the next `create` or `fill` of N needs, if that is more than text | `ok` |
 | `drain N` | works off N of them, or a few more that were under way | how many |
 | `listen MS` | has its worker wait for tasks, looking every MS where it looks; says `started NS` for each | `ok` |
 | `stop` | ends that | `ok` |
@@ -13,11 +14,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -47,6 +49,14 @@ class Consumer(Protocol):
         """End that worker."""
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """One that creates from other things than text."""
+
+    def prepare(self, payloads: Sequence[str]) -> None:
+        """Make them, for the next call that creates."""
+
+
 async def by_turns(payloads: Sequence[str], clients: int, create: Callable[[str], Awaitable[object]]) -> None:
     """Have coroutines create the tasks, each its share."""
 
@@ -72,6 +82,9 @@ async def serve(consumer: Consumer) -> None:
         return list(itertools.islice(given, int(count)))
 
     await consumer.open(url)
+    # What is imported stays: a collection need not look at it, and would for a third of the time.
+    gc.collect()
+    gc.freeze()
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         command, *words = line.split()
@@ -80,6 +93,8 @@ async def serve(consumer: Consumer) -> None:
             await consumer.create(some(words[0]), int(words[1]))
         elif command == "fill":
             await consumer.fill(some(words[0]))
+        elif command == "prepare" and isinstance(consumer, Preparing):
+            consumer.prepare(some(words[0]))
         elif command == "drain":
             answer = await consumer.drain(int(words[0]))
         elif command == "listen":

@@ -38,6 +38,7 @@ class Solti:
     def __init__(self, threads: int) -> None:
         self._numbers = itertools.count()
         self._threads = threads
+        self._ready: list[tuple[str, TaskSpec]] = []
 
     async def open(self, url: str) -> None:
         """Migrate, connect, register."""
@@ -82,7 +83,14 @@ class Solti:
         await self._running
         await self._waiting.close()
 
+    def prepare(self, payloads: Sequence[str]) -> None:
+        """Parse and check the specs."""
+        self._ready = self._made(payloads)
+
     def _made(self, payloads: Sequence[str]) -> list[tuple[str, TaskSpec]]:
+        ready, self._ready = self._ready, []
+        if len(ready) == len(payloads):
+            return ready
         names = [f"{os.getpid()}-{next(self._numbers)}" for _ in payloads]
         as_wanted = _embedded if not self._threads else TaskSpec.from_json
         return [(name, as_wanted(text).replace(slot=Slot(name))) for name, text in zip(names, payloads, strict=True)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import FIRST_COMPLETED
+from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-from solti_store.worker.runners.base import timer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
+
+    from solti_store.worker.runners.base import Control
 
 __all__ = ["Places"]
 
@@ -33,7 +33,9 @@ class Places:
         self._lost = 0
         # First the places, then the watch: what ends in between gives its place back at once.
         left = list(abandoned)
-        self._free = asyncio.Semaphore(max(count - len(left), 0))
+        self._free = max(count - len(left), 0)
+        # Who waits, the longest first; also some who have stopped waiting. Nobody waits while a place is free.
+        self._turns: deque[asyncio.Future[None]] = deque()
         for one in left:
             self._watch(one)
 
@@ -42,26 +44,40 @@ class Places:
         """How many places are not taken by what was left behind."""
         return max(self._count - self._lost, 0)
 
-    async def take(self, asked: asyncio.Future[Any], wait_s: float) -> bool:
+    async def take(self, control: Control, wait_s: float) -> bool:
         """Wait for a place, until the attempt is asked to end or its time is up; whether it has one."""
-        if not self._free.locked():
-            return await self._free.acquire()
-        taking = asyncio.ensure_future(self._free.acquire())
+        if self._free:
+            self._free -= 1
+            return True
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._turns.append(turn)
         try:
-            await asyncio.wait((taking, asked), timeout=timer(wait_s), return_when=FIRST_COMPLETED)
-            return taking.done()
+            await control.wait(turn, wait_s)
+        except asyncio.CancelledError:
+            # Cancelled in the same moment in which it got the place, it passes it on.
+            if turn.done():
+                self._release()
+            raise
         finally:
-            # Cancelled in the same moment in which it got the place, the semaphore passes it on.
-            if not taking.done():
-                taking.cancel()
+            if not turn.done():
+                turn.cancel()
+        return not turn.cancelled()
 
     def give_back(self, remains: Future[None] | None) -> None:
         """Free the place, unless something of its attempt remains: then once that has ended."""
         if remains is None or remains.done():
-            self._free.release()
+            self._release()
             return
         self._abandoned.add(remains)
         self._watch(remains)
+
+    def _release(self) -> None:
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
     def _watch(self, remains: Future[None]) -> None:
         self._lost += 1
@@ -74,5 +90,5 @@ class Places:
 
     def _come_back(self) -> None:
         self._lost -= 1
-        self._free.release()
+        self._release()
         self._on_change()

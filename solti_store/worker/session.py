@@ -251,10 +251,10 @@ class Session:
         clock = asyncio.get_running_loop().time
         # From the claim, as the store counts: an attempt that waits here uses up its own time.
         end = clock() + claim.spec.timeout / 1000
-        has_place = await self._places.take(control.asked, end - clock())
+        has_place = await self._places.take(control, end - clock())
         try:
-            if control.asked.done():
-                return control.asked.result()
+            if control.outcome is not None:
+                return control.outcome
             if not has_place:
                 return Outcome.timed_out(claim.spec.timeout)
             return await self._run_one(claim, control, end - clock())

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import FIRST_COMPLETED
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from solti_store.errors import SoltiStoreError
 from solti_store.model import Container, Subprocess, Wasm
 from solti_store.rules.outcome import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     from solti_store.model import KindName, RunnerEnv
     from solti_store.ops.rows import Claim
 
-__all__ = ["DEFAULT_OUTPUT_TAIL", "Control", "Runner", "RunnerUnavailable", "Terms", "kind_of", "timer", "until_over"]
+__all__ = ["DEFAULT_OUTPUT_TAIL", "Control", "Runner", "RunnerUnavailable", "Terms", "kind_of", "until_over"]
 
 K = TypeVar("K", Subprocess, Container, Wasm)
 
@@ -35,31 +35,83 @@ class Control:
     """How others stop an attempt. The first to ask decides what it is reported as.
 
     Attributes:
-        asked: Done once the attempt is to be stopped, with what to report then.
-        urgent: Done once it is to be killed, without a grace.
+        outcome: What to report once the attempt is to be stopped; None until somebody asks for it.
         remains: What of the attempt could not be ended, and goes on after its report; None if nothing.
     """
 
+    __slots__ = ("_asked", "_is_urgent", "_urgent", "_wakes", "outcome", "remains")
+
     def __init__(self) -> None:
-        loop = asyncio.get_running_loop()
-        self.asked: asyncio.Future[Outcome] = loop.create_future()
-        self.urgent: asyncio.Future[None] = loop.create_future()
+        self.outcome: Outcome | None = None
         self.remains: Future[None] | None = None
+        self._is_urgent = False
+        # Made when they are asked for: most attempts come to an end of their own, and nobody looks.
+        self._asked: asyncio.Future[Outcome] | None = None
+        self._urgent: asyncio.Future[None] | None = None
+        self._wakes: Callable[[], object] | None = None
+
+    @property
+    def asked(self) -> asyncio.Future[Outcome]:
+        """Done once the attempt is to be stopped, with what to report then."""
+        if self._asked is None:
+            self._asked = asyncio.get_running_loop().create_future()
+            if self.outcome is not None:
+                self._asked.set_result(self.outcome)
+        return self._asked
+
+    @property
+    def urgent(self) -> asyncio.Future[None]:
+        """Done once it is to be killed, without a grace."""
+        if self._urgent is None:
+            self._urgent = asyncio.get_running_loop().create_future()
+            if self._is_urgent:
+                self._urgent.set_result(None)
+        return self._urgent
 
     def stop(self, outcome: Outcome) -> None:
         """Terminate it, and report it so."""
-        if not self.asked.done():
-            self.asked.set_result(outcome)
+        if self.outcome is None:
+            self.outcome = outcome
+            if self._asked is not None and not self._asked.done():
+                self._asked.set_result(outcome)
+            if self._wakes is not None:
+                self._wakes()
 
     def kill(self, outcome: Outcome) -> None:
         """Kill it now, also if it is being terminated."""
         self.stop(outcome)
-        if not self.urgent.done():
-            self.urgent.set_result(None)
+        self._is_urgent = True
+        if self._urgent is not None and not self._urgent.done():
+            self._urgent.set_result(None)
 
     def abandon(self, remains: Future[None]) -> None:
         """Say, before the outcome is returned, that something goes on: it takes up its place until this is done."""
         self.remains = remains
+
+    async def wait(self, awaited: asyncio.Future[Any], seconds: float) -> None:
+        """Wait for something, until the attempt is to be stopped or the time is up. One caller at a time.
+
+        `asyncio.wait` does the same for any number of futures, at twice the cost.
+        """
+        if awaited.done() or self.outcome is not None:
+            return
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        timer = loop.call_later(max(seconds, 0.0), wake) if seconds <= _MAX_TIMER_S else None
+        awaited.add_done_callback(wake)
+        self._wakes = wake
+        try:
+            await over
+        finally:
+            self._wakes = None
+            awaited.remove_done_callback(wake)
+            if timer is not None:
+                timer.cancel()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,18 +165,9 @@ def kind_of(claim: Claim, kind: type[K]) -> K:
     return found
 
 
-def timer(seconds: float) -> float | None:
-    """A wait of so long, as asyncio takes it; None, which is no timer, for one that nobody will see the end of."""
-    return max(seconds, 0.0) if seconds <= _MAX_TIMER_S else None
-
-
-async def until_over(ended: asyncio.Future[int], control: Control, terms: Terms, claim: Claim) -> Outcome | None:
+async def until_over(ended: asyncio.Future[Any], control: Control, terms: Terms, claim: Claim) -> Outcome | None:
     """Wait for the end or a reason to bring it about; what to report then, None when it ended by itself."""
-    await asyncio.wait(
-        (ended, control.asked),
-        timeout=timer(terms.left_s),
-        return_when=FIRST_COMPLETED,
-    )
+    await control.wait(ended, terms.left_s)
     if ended.done():
         return None
-    return control.asked.result() if control.asked.done() else Outcome.timed_out(claim.spec.timeout)
+    return control.outcome or Outcome.timed_out(claim.spec.timeout)

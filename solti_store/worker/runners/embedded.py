@@ -11,7 +11,7 @@ from asyncio import FIRST_COMPLETED
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -41,6 +41,34 @@ class FatalError(Exception):
     """Raised by an embedded function for a failure that no other attempt can mend: the task is never retried."""
 
 
+class _Signal:
+    """A `threading.Event` that is made when somebody wants it: few functions do, and it is made of ten objects."""
+
+    __slots__ = ("_event", "_is_set")
+
+    # One for all: it is held for an assignment.
+    _lock: Final = threading.Lock()
+
+    def __init__(self) -> None:
+        self._event: threading.Event | None = None
+        self._is_set = False
+
+    def set(self) -> None:
+        with self._lock:
+            self._is_set = True
+            if self._event is not None:
+                self._event.set()
+
+    @property
+    def event(self) -> threading.Event:
+        with self._lock:
+            if self._event is None:
+                self._event = threading.Event()
+                if self._is_set:
+                    self._event.set()
+            return self._event
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddedCall:
     """What an embedded function is called with.
@@ -49,14 +77,20 @@ class EmbeddedCall:
         task_id: The task.
         attempt: The attempt's number, from 1.
         spec: The task's spec.
-        canceled: Set once the attempt is to end: canceled, past its timeout, or because its worker stops. A function
-            that is not async looks at it, or waits with `canceled.wait(seconds)`; nothing else can end it.
     """
 
     task_id: TaskId
     attempt: int
     spec: TaskSpec
-    canceled: threading.Event
+    _signal: _Signal = field(default_factory=_Signal, repr=False, compare=False)
+
+    @property
+    def canceled(self) -> threading.Event:
+        """Set once the attempt is to end: canceled, past its timeout, or because its worker stops.
+
+        A function that is not async looks at it, or waits with `canceled.wait(seconds)`; nothing else can end it.
+        """
+        return self._signal.event
 
     @property
     def labels(self) -> Labels:
@@ -98,9 +132,10 @@ class EmbeddedRunner:
         function = self._functions.get(name)
         if function is None:
             return Outcome.failed(f"no function '{_shown(name)}' is registered here, only {self._known()}")
-        call = EmbeddedCall(claim.task_id, claim.attempt, claim.spec, threading.Event())
+        signal = _Signal()
+        call = EmbeddedCall(claim.task_id, claim.attempt, claim.spec, signal)
         try:
-            running = _Coroutine(function, call) if _is_async(function) else _Thread(function, call)
+            running = (_Coroutine if _is_async(function) else _Thread)(function, call, signal)
         except RuntimeError as error:  # no more threads on this machine
             return Outcome.failed(clean(f"cannot start: {error}"))
         try:
@@ -113,7 +148,7 @@ class EmbeddedRunner:
                 await running.kill()
             if not running.ended.done():
                 control.abandon(running.over)
-        return forced or _natural(running.over, terms)
+        return forced or _natural(running.error, terms)
 
     def _known(self) -> str:
         names = sorted(self._functions)
@@ -128,31 +163,46 @@ class _Thread:
     stopped worker's process alive for ever. How many there are is bounded by the worker's places.
     """
 
-    def __init__(self, function: Callable[[EmbeddedCall], Any], call: EmbeddedCall) -> None:
-        self.over: Future[None] = Future()
+    def __init__(self, function: Callable[[EmbeddedCall], Any], call: EmbeddedCall, signal: _Signal) -> None:
+        self._over: Future[None] = Future()
         self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[int] = self._loop.create_future()
-        self._call = call
-        body = partial(contextvars.copy_context().run, self._body, function)
+        self._told: asyncio.Future[None] = self._loop.create_future()
+        self._signal = signal
+        body = partial(contextvars.copy_context().run, self._body, function, call)
         threading.Thread(target=body, name=f"solti-{call.task_id}-{call.attempt}", daemon=True).start()
 
-    def _body(self, function: Callable[[EmbeddedCall], Any]) -> None:
+    def _body(self, function: Callable[[EmbeddedCall], Any], call: EmbeddedCall) -> None:
         try:
-            _refuse_awaitable(function(self._call))
+            _refuse_awaitable(function(call))
         except BaseException as error:  # noqa: BLE001 - SystemExit too: it ends this function, not the worker
-            self.over.set_exception(error)
+            self._over.set_exception(error)
         else:
-            self.over.set_result(None)
+            self._over.set_result(None)
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._tell)
 
     def _tell(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(0)
+        if not self._told.done():
+            self._told.set_result(None)
+
+    @property
+    def ended(self) -> asyncio.Future[Any]:
+        """Done once it has returned."""
+        return self._told
+
+    @property
+    def over(self) -> Future[None]:
+        """The same for those who have no loop."""
+        return self._over
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it raised; only once it has ended."""
+        return self._over.exception()
 
     def end(self) -> None:
         """Ask it to end."""
-        self._call.canceled.set()
+        self._signal.set()
 
     async def kill(self) -> None:
         """The same: no more can be done."""
@@ -162,41 +212,46 @@ class _Thread:
 class _Coroutine:
     """An async function in the worker's loop."""
 
-    def __init__(self, function: Callable[[EmbeddedCall], Any], call: EmbeddedCall) -> None:
-        self.over: Future[None] = Future()
+    def __init__(self, function: Callable[[EmbeddedCall], Any], call: EmbeddedCall, signal: _Signal) -> None:
+        self._signal = signal
         loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[int] = loop.create_future()
-        self._call = call
-        self._task = loop.create_task(self._body(function), name=f"solti-{call.task_id}-{call.attempt}")
-        # Told by the task and not by its body, which a cancellation may keep from ever beginning.
-        self._task.add_done_callback(self._tell)
+        self._task = loop.create_task(self._body(function, call), name=f"solti-{call.task_id}-{call.attempt}")
 
-    async def _body(self, function: Callable[[EmbeddedCall], Any]) -> BaseException | None:
+    async def _body(self, function: Callable[[EmbeddedCall], Any], call: EmbeddedCall) -> BaseException | None:
         try:
-            await function(self._call)
+            await function(call)
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001
             # As a result: out of a task SystemExit would end the loop, and so the worker.
             return error
         return None
 
-    def _tell(self, task: asyncio.Task[BaseException | None]) -> None:
-        error = asyncio.CancelledError() if task.cancelled() else task.exception() or task.result()
-        if error is None:
-            self.over.set_result(None)
-        else:
-            self.over.set_exception(error)
-        if not self.ended.done():
-            self.ended.set_result(0)
+    @property
+    def ended(self) -> asyncio.Future[Any]:
+        """Done once it has returned. The task and not its body, which a cancellation may keep from ever beginning."""
+        return self._task
+
+    @property
+    def over(self) -> Future[None]:
+        """The same for those who have no loop."""
+        over: Future[None] = Future()
+        self._task.add_done_callback(lambda _: over.set_result(None))
+        return over
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it raised; only once it has ended."""
+        task = self._task
+        return asyncio.CancelledError() if task.cancelled() else task.exception() or task.result()
 
     def end(self) -> None:
         """Cancel it."""
-        self._call.canceled.set()
+        self._signal.set()
         self._task.cancel()
 
     async def kill(self) -> None:
         """Cancel it, once more if need be, and give it the time to hear of it."""
         self.end()
-        await asyncio.wait((self.ended,), timeout=_LAST_TURNS_S)
+        await asyncio.wait((self._task,), timeout=_LAST_TURNS_S)
 
 
 def _is_async(function: object) -> bool:
@@ -211,8 +266,7 @@ def _refuse_awaitable(result: object) -> None:
         raise TypeError("a function that is not async returned an awaitable, which nobody awaits: make it async")
 
 
-def _natural(over: Future[None], terms: Terms) -> Outcome:
-    error = over.exception()
+def _natural(error: BaseException | None, terms: Terms) -> Outcome:
     if error is None:
         return Outcome.succeeded()
     name = type(error).__name__
