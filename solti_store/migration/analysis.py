@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from solti_store.errors import SoltiStoreError
-from solti_store.migration import altering
+from solti_store.migration import altering, blocks
+from solti_store.migration.known import FUNCTIONS, SETTINGS
 from solti_store.migration.locks import Hazard, Lock, Names, Statement, Touch
-from solti_store.migration.nodes import every, last_name, name_of, relation
+from solti_store.migration.nodes import builtin, every, name_of, relation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
 __all__ = ["analyse"]
 
@@ -23,27 +24,16 @@ Node = dict[str, Any]
 # They lock no table, or only ones of the system.
 _HARMLESS = {
     "alter_default_privileges_stmt",
-    "alter_enum_stmt",
     "alter_function_stmt",
-    "alter_role_set_stmt",
-    "alter_role_stmt",
     "create_enum_stmt",
     "create_function_stmt",
     "create_role_stmt",
     "create_schema_stmt",
-    "grant_role_stmt",
-    "transaction_stmt",
-    "variable_set_stmt",
     "variable_show_stmt",
 }
-_HARMLESS_DROPS = {"OBJECT_FUNCTION", "OBJECT_SCHEMA"}
+_DROPS_WITHOUT_LOCK = {"OBJECT_FUNCTION", "OBJECT_SCHEMA"}
 _OF_RELATIONS = {"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE"}
 _OF_TABLES = {"OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY"}
-_PLPGSQL = {
-    f"PLpgSQL_stmt_{kind}"
-    for kind in ("block", "if", "loop", "while", "exit", "assign", "return", "raise", "perform", "execsql", "commit")
-}
-_STATEMENT, _EXPRESSION = 0, 2  # how PL/pgSQL reads a piece
 
 
 def analyse(sql: str, names: Names) -> list[Statement]:
@@ -87,22 +77,23 @@ class _Reader:
         self._touches: dict[str, Touch] = {}
         self._hazards: list[Hazard] = []
         self._creates: set[str] = set()
-        self._is_known = True
+        self._is_known, self._is_alone = True, False
 
     def read(self, node: Node) -> Statement:
         self._read(node)
         touches = tuple(self._touches.values()) if self._is_known else ()
-        return Statement(self._sql, touches, tuple(self._hazards), self._is_known, frozenset(self._creates))
+        hazards, creates = tuple(self._hazards), frozenset(self._creates)
+        return Statement(self._sql, touches, hazards, self._is_known, creates, self._is_alone)
 
     def _read(self, node: Node) -> None:
         ((kind, body),) = node.items()
-        if kind in _HARMLESS:
-            return
         handler: Callable[[Node], None] | None = getattr(self, f"_{kind}", None)
-        if handler is None:
-            self._unknown()
-        else:
+        if kind in {"insert_stmt", "update_stmt", "delete_stmt"}:
+            self._reads(node)
+        elif handler is not None:
             handler(body)
+        elif kind not in _HARMLESS:
+            self._unknown()
 
     def _unknown(self) -> None:
         self._is_known = False
@@ -117,41 +108,46 @@ class _Reader:
     # --- rows --------------------------------------------------------------------------------------
 
     def _select_stmt(self, body: Node) -> None:
-        self._reads(body, Lock.ROW_SHARE if body.get("locking_clause") else Lock.ACCESS_SHARE)
+        self._reads(body)
         if "into_clause" in body:
             self._creates.add(relation(body["into_clause"]["rel"]))
 
-    def _insert_stmt(self, body: Node) -> None:
-        self._writes(body)
-
-    def _update_stmt(self, body: Node) -> None:
-        self._writes(body)
-        self._touch(relation(body["relation"]), Lock.ROW_EXCLUSIVE, scans=True)
-
-    def _delete_stmt(self, body: Node) -> None:
-        self._writes(body)
-        self._touch(relation(body["relation"]), Lock.ROW_EXCLUSIVE, scans=True)
-
-    def _writes(self, body: Node) -> None:
-        self._touch(relation(body["relation"]), Lock.ROW_EXCLUSIVE)
-        self._reads({key: value for key, value in body.items() if key != "relation"}, Lock.ACCESS_SHARE)
-
-    def _reads(self, body: object, lock: Lock) -> None:
+    def _reads(self, body: object, *, runs: bool = True) -> None:
+        """All that a query reads and writes, at whatever depth; and what it calls, if it runs."""
         named = {expression["ctename"] for expression in every(body, "common_table_expr")}
+        locks_rows = bool(every(body, "locking_clause"))
         for found in every(body, "range_var"):
             if "schemaname" in found or found["relname"] not in named:
-                self._touch(relation(found), lock)
-        for kind in ("insert_stmt", "update_stmt", "delete_stmt", "merge_stmt"):
-            for found in every(body, kind):
-                self._touch(relation(found["relation"]), Lock.ROW_EXCLUSIVE)
-        for call in every(body, "func_call"):
-            # A function of somebody's own may do anything.
-            if len(call["funcname"]) > 1 and name_of(call["funcname"][0]) != "pg_catalog":
+                self._touch(relation(found), Lock.ROW_SHARE if locks_rows else Lock.ACCESS_SHARE)
+                if locks_rows:
+                    self._hazard("not-in-batches", relation(found))
+        for found in every(body, "insert_stmt"):
+            upserts = found.get("on_conflict_clause", {}).get("action") == "ONCONFLICT_UPDATE"
+            rows = found.get("select_stmt", {}).get("select_stmt", {})
+            self._writes(found, many=upserts and "values_lists" not in rows)
+        for found in every(body, "update_stmt") + every(body, "delete_stmt"):
+            self._writes(found, many=True)
+        if every(body, "merge_stmt"):
+            self._unknown()
+        for call in every(body, "func_call") if runs else ():
+            name = builtin(call["funcname"])
+            if name == "set_config":
+                setting = call.get("args", [{}])[0].get("a_const", {}).get("sval", {})
+                self._sets(setting.get("sval", ""))
+            elif name not in FUNCTIONS:
+                # It may do anything.
                 self._unknown()
+
+    def _writes(self, body: Node, *, many: bool) -> None:
+        name = relation(body["relation"])
+        self._touch(name, Lock.ROW_EXCLUSIVE, scans=many)
+        if many:
+            self._hazard("not-in-batches", name)
 
     def _lock_stmt(self, body: Node) -> None:
         for name in map(relation, body["relations"]):
             self._touch(name, Lock(body["mode"]))
+            self._hazard("lock-table", name)
 
     def _truncate_stmt(self, body: Node) -> None:
         if body.get("behavior") == "DROP_CASCADE":
@@ -160,15 +156,33 @@ class _Reader:
             self._touch(name, Lock.ACCESS_EXCLUSIVE)
             self._hazard("truncate", name)
 
+    # --- the session -------------------------------------------------------------------------------
+
+    def _variable_set_stmt(self, body: Node) -> None:
+        self._sets("lock_timeout" if body["kind"] == "VAR_RESET_ALL" else body["name"])
+
+    def _sets(self, setting: str) -> None:
+        if setting.lower() == "lock_timeout":
+            self._hazard("lock-timeout", "")
+        elif setting.lower() not in SETTINGS:
+            self._unknown()
+
     # --- what is new -------------------------------------------------------------------------------
 
     def _create_stmt(self, body: Node) -> None:
         name = relation(body["relation"])
         if "inh_relations" in body or "of_typename" in body or every(body, "table_like_clause"):
             self._unknown()
-        self._creates.add(name)
-        for constraint in every(body.get("table_elts"), "constraint"):
+        constraints = every(body.get("table_elts"), "constraint")
+        for constraint in constraints:
             self._reference(name, constraint, scans=False)
+        if body.get("if_not_exists"):
+            # It may be there, and be another one.
+            return
+        self._creates.add(name)
+        self._names.forget(name)
+        for constraint in constraints:
+            altering.remember(name, constraint, self._names)
             if index := constraint.get("conname"):
                 self._names.tables[f"{name.rpartition('.')[0]}.{index}".lstrip(".")] = name
         for column in every(body.get("table_elts"), "column_def"):
@@ -177,19 +191,21 @@ class _Reader:
                 self._names.not_null.add((name, column["colname"]))
 
     def _create_table_as_stmt(self, body: Node) -> None:
-        self._reads(body["query"], Lock.ACCESS_SHARE)
-        self._creates.add(relation(body["into"]["rel"]))
+        self._reads(body["query"])
+        if not body.get("if_not_exists"):
+            self._creates.add(relation(body["into"]["rel"]))
 
     def _view_stmt(self, body: Node) -> None:
         name = relation(body["view"])
-        self._reads(body["query"], Lock.ACCESS_SHARE)
+        self._reads(body["query"], runs=False)
         if body.get("replace"):
             self._touch(name, Lock.ACCESS_EXCLUSIVE)
         else:
             self._creates.add(name)
 
     def _create_seq_stmt(self, body: Node) -> None:
-        self._creates.add(relation(body["sequence"]))
+        if not body.get("if_not_exists"):
+            self._creates.add(relation(body["sequence"]))
         if body.get("options"):
             self._owned(body)
 
@@ -208,6 +224,9 @@ class _Reader:
         table = relation(body["relation"])
         if body.get("concurrent"):
             self._touch(table, Lock.SHARE_UPDATE_EXCLUSIVE, scans=True)
+            self._is_alone = True
+            if body.get("if_not_exists"):
+                self._hazard("concurrently", "")
         else:
             self._touch(table, Lock.SHARE, scans=True)
             self._hazard("index-not-concurrent", table)
@@ -228,8 +247,8 @@ class _Reader:
         self._touch(table, Lock.SHARE_UPDATE_EXCLUSIVE if concurrent else Lock.SHARE, scans=True)
         if is_index:
             self._touch(name, Lock.SHARE_UPDATE_EXCLUSIVE if concurrent else Lock.ACCESS_EXCLUSIVE)
-        if not concurrent:
-            self._hazard("index-not-concurrent", table)
+        self._is_alone = concurrent
+        self._hazard("concurrently" if concurrent else "index-not-concurrent", table)
         return None
 
     # --- what changes or goes ----------------------------------------------------------------------
@@ -238,10 +257,16 @@ class _Reader:
         table = relation(body["relation"])
         if body["objtype"] not in _OF_RELATIONS | {"OBJECT_INDEX"}:
             return self._unknown()
-        for command in every(body["cmds"], "alter_table_cmd"):
+        # In the order in which the server takes them: no proof is one for the same statement.
+        passes = ("AT_Drop", "AT_SetNotNull", "")
+        for command in sorted(
+            every(body["cmds"], "alter_table_cmd"),
+            key=lambda one: next(n for n, begin in enumerate(passes) if one["subtype"].startswith(begin)),
+        ):
             effect = altering.effect(table, command, self._names)
             if effect is None:
                 return self._unknown()
+            altering.learn(table, command, self._names)
             self._touch(table, effect.lock, rewrites=effect.rewrites, scans=effect.scans)
             for name, lock in effect.others:
                 self._touch(name, lock, scans=effect.scans)
@@ -264,22 +289,27 @@ class _Reader:
         if "relation" not in body:
             return self._unknown()
         name = relation(body["relation"])
+        self._names.forget(name)
         if body["rename_type"] == "OBJECT_INDEX":
             self._touch(name, Lock.SHARE_UPDATE_EXCLUSIVE)
         elif body["rename_type"] in _OF_RELATIONS | {"OBJECT_COLUMN", "OBJECT_TABCONSTRAINT"}:
             self._touch(name, Lock.ACCESS_EXCLUSIVE)
-            if body["rename_type"] != "OBJECT_TABCONSTRAINT":
-                self._hazard("rename", name)
         else:
             return self._unknown()
-        return None
+        # Of constraints and indexes too: an error has their names, and ON CONFLICT may.
+        return self._hazard("rename", name)
 
     def _alter_object_schema_stmt(self, body: Node) -> None:
         if body["object_type"] not in _OF_RELATIONS:
             return self._unknown()
         name = relation(body["relation"])
         self._hazard("rename", name)
+        self._names.forget(name)
         return self._touch(name, Lock.ACCESS_EXCLUSIVE)
+
+    def _alter_enum_stmt(self, body: Node) -> None:
+        if "old_val" in body:
+            self._hazard("rename", "")
 
     def _alter_seq_stmt(self, body: Node) -> None:
         self._owned(body)
@@ -301,14 +331,22 @@ class _Reader:
         if body["targtype"] == "ACL_TARGET_OBJECT" and body["objtype"] in _OF_RELATIONS:
             for name in map(relation, body["objects"]):
                 self._touch(name, Lock.ACCESS_SHARE)
+                if not body.get("is_grant"):
+                    self._hazard("revoke", name)
+        elif not body.get("is_grant"):
+            self._hazard("revoke", "")
+
+    def _grant_role_stmt(self, body: Node) -> None:
+        if not body.get("is_grant"):
+            self._hazard("revoke", "")
 
     def _drop_stmt(self, body: Node) -> None:
         kind = body["remove_type"]
         if body.get("behavior") == "DROP_CASCADE":
             # What else goes is not said here.
             return self._unknown()
-        if kind in _HARMLESS_DROPS:
-            return None
+        if kind in _DROPS_WITHOUT_LOCK:
+            return self._hazard("drop", "")
         for parts in ([name_of(part) for part in each["items"]] for each in every(body["objects"], "list")):
             name = ".".join(parts)
             if kind == "OBJECT_INDEX":
@@ -320,14 +358,18 @@ class _Reader:
                 self._touch(name, lock)
                 if lock is Lock.ACCESS_EXCLUSIVE:
                     self._hazard("index-not-concurrent", table)
+                else:
+                    self._is_alone = True
             elif kind in _OF_RELATIONS:
                 self._touch(name, Lock.ACCESS_EXCLUSIVE)
                 self._hazard("drop", name)
+                self._names.forget(name)
                 for other in self._names.references.pop(name, ()):
                     # Its foreign keys are triggers there.
                     self._touch(other, Lock.ACCESS_EXCLUSIVE)
             elif kind in _OF_TABLES:
                 self._touch(".".join(parts[:-1]), Lock.ACCESS_EXCLUSIVE)
+                self._hazard("drop", ".".join(parts[:-1]))
             else:
                 return self._unknown()
         return None
@@ -335,39 +377,23 @@ class _Reader:
     # --- a block -----------------------------------------------------------------------------------
 
     def _do_stmt(self, body: Node) -> None:
-        import postgast  # noqa: PLC0415 - `analyse` has it
-
-        options = every(body, "def_elem")
-        if any(option["defname"] == "language" and last_name(option["arg"]) != "plpgsql" for option in options):
+        found = blocks.pieces(self._sql, body)
+        if found is None:
             return self._unknown()
-        try:
-            block = postgast.parse_plpgsql(self._sql)
-        except postgast.PgQueryError:
-            return self._unknown()
-        if not block or any(kind not in _PLPGSQL for kind in _statements(block)):
-            return self._unknown()
-        for piece in every(block, "PLpgSQL_expr"):
-            query = piece["query"]
-            if piece["parseMode"] == _EXPRESSION:
-                query = f"SELECT {query}"
-            elif piece["parseMode"] != _STATEMENT:
-                query = f"SELECT {query.partition('=')[2]}"
-            self._include(analyse(query, self._names))
+        block, statements = found
+        self._is_alone = self._is_alone or blocks.commits(block)
+        for statement in statements:
+            # Each may run, or not.
+            after = self._names.copy()
+            self._include(analyse(statement, after))
+            self._names.perhaps(after)
         return None
 
     def _include(self, statements: Iterable[Statement]) -> None:
         for statement in statements:
             if not statement.is_known:
                 self._unknown()
-            self._creates |= statement.creates
+            self._is_alone = self._is_alone or statement.is_alone
             self._hazards += statement.hazards
             for name, lock, rewrites, scans in statement.touches:
                 self._touch(name, lock, rewrites=rewrites, scans=scans)
-
-
-def _statements(node: object) -> Iterator[str]:
-    if isinstance(node, dict):
-        yield from (key for key in node if key.startswith("PLpgSQL_stmt_"))
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    for child in children:
-        yield from _statements(child)

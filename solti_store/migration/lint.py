@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "lint"]
 
 _WHY = {
+    "concurrently": "in a transaction it fails, and what a killed one has left is kept: use build_index and drop_index",
     "constraint-not-valid": "add it NOT VALID, and VALIDATE it in a migration after",
     "drop": "code of the release before may use it: drop it one release later",
     "drop-column": "code of the release before may use it: drop it one release later",
     "index-not-concurrent": "writers wait for it: use build_index and drop_index",
+    "lock-table": "it is held to the transaction's end: let each statement take what it needs",
     "lock-timeout": "it would wait for its lock however long, and everybody behind it",
     "not-in-batches": "it locks rows until all are done: use backfill",
     "not-null": "all rows are read under the lock: first a CHECK (… IS NOT NULL) NOT VALID, and VALIDATE it",
     "not-repeatable": "a crash leaves it done without the revision: put it into a file of its own",
     "rename": "code of the release before uses the old name: add the new one beside it",
+    "revoke": "code of the release before may need the right: take it one release later",
     "rewrite": "all rows are written anew under the lock: add a column without a default, and backfill it",
     "several-locks": "each lock is held until the last is had: one in a file",
     "truncate": "rows are lost",
@@ -101,26 +104,29 @@ def _broken(group: list[Step]) -> Iterator[tuple[str, str, Statement]]:
         statement = step.statement
         created |= statement.creates
         old = [touch for touch in statement.touches if touch.relation not in created]
-        rules = [(rule, relation) for rule, relation in statement.hazards if relation not in created]
+        rules = [
+            (rule, relation)
+            for rule, relation in statement.hazards
+            if relation not in created and not _is_ours(rule, step)
+        ]
         if not statement.is_known:
             rules.append(("unknown", ""))
         if is_split and step.transaction is not None and not _stamps(statement):
             rules.append(("not-repeatable", ""))
-        if step.revision and _sets_timeout(statement):
-            rules.append(("lock-timeout", ""))
+        if statement.is_alone and step.transaction is not None:
+            rules.append(("concurrently", ""))
         for touch in old:
-            if touch.lock is Lock.ROW_EXCLUSIVE and touch.scans and not (step.in_batches or _stamps(statement)):
-                rules.append(("not-in-batches", touch.relation))
             strong = touch.lock >= Lock.SHARE and step.transaction is not None
             if strong and heavy.setdefault(step.transaction or 0, touch.relation) != touch.relation:
                 rules.append(("several-locks", touch.relation))
         yield from ((rule, relation, statement) for rule, relation in rules)
 
 
-def _sets_timeout(statement: Statement) -> bool:
-    """Whether it undoes what the environment has set."""
-    words = _code(statement).lower().split()
-    return words[:1] in (["set"], ["reset"]) and bool({"lock_timeout", "all"} & set(words[1:3]))
+def _is_ours(rule: str, step: Step) -> bool:
+    """Whether it is what the environment does, or a backfill, which is in batches online."""
+    if rule == "lock-timeout":
+        return not step.revision
+    return rule == "not-in-batches" and (step.in_batches or _stamps(step.statement))
 
 
 def _code(statement: Statement) -> str:

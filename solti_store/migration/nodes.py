@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["every", "last_name", "name_of", "relation"]
+__all__ = ["builtin", "every", "last_name", "name_of", "relation"]
 
 Node = dict[str, Any]
 
@@ -34,6 +34,12 @@ def name_of(node: Node) -> str:
     """The text of a part of a name."""
     text: str = node["string"]["sval"]
     return text
+
+
+def builtin(parts: list[Node]) -> str:
+    """The name of a function or type that may be the server's own: without a schema, or in pg_catalog; else empty."""
+    names = [name_of(part) for part in parts]
+    return names[-1] if len(names) == 1 or names[0] == "pg_catalog" else ""
 
 
 def last_name(node: Node) -> str:

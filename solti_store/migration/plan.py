@@ -84,10 +84,11 @@ def steps(pieces: Iterable[str], names: Names) -> Iterator[Step]:
             revision = found[1]
         if not piece.strip() or all(line.startswith("--") for line in piece.strip().splitlines()):
             continue
-        if piece.strip() == "BEGIN;":
+        # One too many is a migration's own, and nobody knows what it leaves.
+        if piece.strip() == "BEGIN;" and transaction is None:
             count += 1
             transaction = count
-        elif piece.strip() == "COMMIT;":
+        elif piece.strip() == "COMMIT;" and transaction is not None:
             transaction = None
         else:
             for statement in analyse(piece, names):

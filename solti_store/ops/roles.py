@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
@@ -15,13 +16,13 @@ from solti_store.sql.schemas import as_it_stands
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import timedelta
 
     from sqlalchemy import Connection
 
 __all__ = ["Roles", "ensure"]
 
 _MAX_BYTES = 63  # PostgreSQL would cut a longer one off
+_MAX_MS = 2**31 - 1  # what a setting of the server can hold
 _IS_THERE = {"42710", "23505"}
 _NOT_ALLOWED = "42501"
 
@@ -74,17 +75,21 @@ def ensure(connection: Connection, roles: Roles, timeout: timedelta) -> list[str
         connection: In a transaction of a superuser, or of a role that may create roles, create schemas here, and is a
             member of who owns the schemas. Nobody else does this, or migrates, at the same time.
         roles: Which ones, and their names.
-        timeout: How long a statement of the reader may take, unless it asks for more.
+        timeout: How long a statement of the reader may take, unless it asks for more: 1 ms to 2^31 - 1 ms.
 
     Returns:
         Those that are new.
 
     Raises:
+        Invalid: The timeout is none.
         SchemaMismatch: There is no schema, and no owner to make it for.
         SoltiStoreError: A role may do more than its job, or the connection's role may not do this.
     """
+    timeout_ms = timeout // timedelta(milliseconds=1)
+    if not 1 <= timeout_ms <= _MAX_MS:
+        raise Invalid(f"invalid model: a timeout is 1 ms to {_MAX_MS} ms (24 days), got {timeout}", field="timeout")
     try:
-        return _ensure(connection, roles, timeout)
+        return _ensure(connection, roles, timeout_ms)
     except DBAPIError as error:
         if sqlstate(error) != _NOT_ALLOWED:
             raise
@@ -94,7 +99,7 @@ def ensure(connection: Connection, roles: Roles, timeout: timedelta) -> list[str
         ) from None
 
 
-def _ensure(connection: Connection, roles: Roles, timeout: timedelta) -> list[str]:
+def _ensure(connection: Connection, roles: Roles, timeout_ms: int) -> list[str]:
     schema = schema_of(connection)
     connection.execute(sql.LOCK)
     database = connection.execute(sql.SELECT_DATABASE).one()
@@ -120,8 +125,7 @@ def _ensure(connection: Connection, roles: Roles, timeout: timedelta) -> list[st
         kept = connection.scalars(sql.SELECT_KEPT, {"schema": schema}).all()
         _run(connection, sql.work(schema, owner, roles.worker, kept))
     if roles.reader is not None:
-        milliseconds = int(timeout.total_seconds() * 1000)
-        _run(connection, sql.read(schema, owner, roles.reader, database.name, milliseconds))
+        _run(connection, sql.read(schema, owner, roles.reader, database.name, timeout_ms))
     for job, name in named.items():
         asked = {"name": name, "job": job, "schema": schema, "reports": report_schema(schema), "owner": owner}
         if excess := connection.scalars(sql.SELECT_EXCESS, asked).all():

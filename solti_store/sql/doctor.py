@@ -15,6 +15,7 @@ from sqlalchemy.schema import AddConstraint, CreateIndex
 from solti_store.rules.doctor_tables import Expected
 from solti_store.rules.reports import REPORTS
 from solti_store.sql.driver import Prepared
+from solti_store.sql.migrating import BUILDING
 from solti_store.sql.naming import SCHEMA
 from solti_store.sql.tables import metadata
 from solti_store.sql.types import BinaryArray
@@ -207,10 +208,11 @@ TABLES = _text(
     "schemas",
 )
 
-#: One that is being built right now is not invalid. Since when their use is counted: never from before the server's
-#: start, for the counters do not say when they began.
+#: One that is being built right now is not invalid, and may be locked against the question for its size. Which of the
+#: table's it is not everybody may see, so none of them is told of meanwhile. Since when their use is counted: never
+#: from before the server's start, for the counters do not say when they began.
 INDEXES = _text(
-    """
+    f"""
     SELECT CAST(n.nspname AS text) AS schema, CAST(c.relname AS text) AS name, CAST(t.relname AS text) AS "table",
            i.indisvalid AND i.indisready AS is_valid,
            i.indisunique OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = c.oid) AS is_rule,
@@ -228,9 +230,9 @@ INDEXES = _text(
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     LEFT JOIN pg_stat_user_indexes AS s ON s.indexrelid = c.oid
     WHERE n.nspname = ANY (CAST(:schemas AS text[]))
-      AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS b WHERE b.index_relid = c.oid)
+      AND i.indrelid NOT IN (SELECT relation FROM ({BUILDING}) AS building)
     ORDER BY c.relname
-    """,
+    """,  # noqa: S608 - SQL of our own
     "schemas",
 )
 

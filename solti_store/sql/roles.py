@@ -61,13 +61,14 @@ SELECT_MISSING = text(
     """
 )
 
+_KEPT = "('alembic_version', 'schema_history', 'backfills')"
+
 #: The tables that only migrations write, as far as they are there.
 SELECT_KEPT = text(
-    """
+    f"""
     SELECT relname FROM pg_class
-    WHERE relnamespace = to_regnamespace(quote_ident(:schema))
-      AND relname IN ('alembic_version', 'schema_history', 'backfills')
-    """
+    WHERE relnamespace = to_regnamespace(quote_ident(:schema)) AND relname IN {_KEPT}
+    """  # noqa: S608 - names of our own
 )
 
 #: What is in our schemas, and the schemas themselves, and belongs to somebody else than `owner`: its kind, as ALTER has
@@ -85,33 +86,85 @@ SELECT_FOREIGN = text(
     """
 )
 
-#: What the role `name` may do beyond its job, a row each; `job` is owner, worker or reader.
+#: What the role `name` may do beyond its job, a row each; `job` is owner, worker or reader. Whatever a role may do that
+#: it is a member of, it may: if the membership does not inherit, by SET ROLE, and with ADMIN OPTION it can grant itself
+#: either. Rights are compared with the few that a job needs, so none has to be thought of here to be seen.
 SELECT_EXCESS = text(
-    """
-    SELECT attribute FROM pg_roles, LATERAL (VALUES
+    f"""
+    WITH RECURSIVE reached (oid) AS (
+        SELECT CAST(to_regrole(quote_ident(:name)) AS oid)
+        UNION
+        SELECT m.roleid FROM reached JOIN pg_auth_members AS m ON m.member = reached.oid
+    ), being AS (
+        SELECT r.*,
+            CASE WHEN rolname = :name THEN '' ELSE 'is a member of ' || quote_ident(rolname) || ', which ' END AS who
+        FROM reached JOIN pg_roles AS r ON r.oid = reached.oid
+    ), ours AS (
+        SELECT oid, nspname, nspowner, nspname = :reports AS is_reports FROM pg_namespace
+        WHERE nspname IN (:schema, :reports)
+    ), relations AS (
+        SELECT c.oid, relname, relowner, is_reports, is_reports OR relkind = 'S' OR relname IN {_KEPT} AS is_only_read
+        FROM pg_class AS c JOIN ours ON ours.oid = relnamespace WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+    ), held AS (
+        SELECT relname, is_reports, is_only_read, privilege, option
+        FROM being, relations,
+            unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER', 'MAINTAIN'])
+                AS p (privilege),
+            unnest(ARRAY['', ' WITH GRANT OPTION']) AS o (option)
+        -- Of a superuser or an owner there would be no end.
+        WHERE NOT rolsuper AND relowner NOT IN (SELECT oid FROM reached) AND CASE
+            WHEN privilege = 'MAINTAIN' AND current_setting('server_version_num')::int < 170000 THEN false
+            WHEN privilege IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')
+                THEN has_any_column_privilege(being.oid, relations.oid, privilege || option)
+            ELSE has_table_privilege(being.oid, relations.oid, privilege || option) END
+        UNION ALL
+        -- Of what the owner is going to make. What is given in every schema is given in that of the reports.
+        SELECT 'what is to come', COALESCE(is_reports, true), COALESCE(is_reports, true), privilege_type,
+            CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+        FROM pg_default_acl AS d LEFT JOIN ours ON ours.oid = defaclnamespace, aclexplode(defaclacl)
+        WHERE defaclrole = to_regrole(quote_ident(:owner)) AND defaclobjtype = 'r'
+          AND (defaclnamespace = 0 OR ours.oid IS NOT NULL) AND (grantee = 0 OR grantee IN (SELECT oid FROM reached))
+    )
+    SELECT who || attribute FROM being, LATERAL (VALUES
         ('is a superuser', rolsuper), ('may create roles', rolcreaterole), ('may create databases', rolcreatedb),
         ('may replicate', rolreplication), ('bypasses row security', rolbypassrls)) AS of_role (attribute, has)
-    WHERE rolname = :name AND has
+    WHERE has
     UNION ALL
-    SELECT 'is a member of ' || roleid::regrole FROM pg_auth_members AS m
-    WHERE member = to_regrole(quote_ident(:name)) AND (
-        :job = 'reader' OR :job = 'worker' AND roleid = to_regrole(quote_ident(:owner)))
+    SELECT 'is a member of ' || quote_ident(rolname) FROM being
+    WHERE rolname <> :name AND (:job = 'reader' OR rolname = :owner
+        -- Of the server's own, what only looks at its state.
+        OR starts_with(rolname, 'pg_')
+           AND rolname NOT IN ('pg_monitor', 'pg_read_all_settings', 'pg_read_all_stats', 'pg_stat_scan_tables'))
+    UNION ALL
+    SELECT who || 'owns the database' FROM being JOIN pg_database AS d ON d.datdba = being.oid
+    WHERE d.datname = current_database()
+    UNION ALL
+    SELECT who || 'owns the schema ' || nspname FROM being JOIN ours ON nspowner = being.oid WHERE :job <> 'owner'
+    UNION ALL
+    SELECT who || 'owns ' || string_agg(relname, ' and ' ORDER BY relname)
+    FROM being JOIN relations ON relowner = being.oid WHERE :job <> 'owner' GROUP BY who
+    UNION ALL
+    SELECT who || 'may create in the database' FROM being
+    WHERE NOT rolsuper AND has_database_privilege(oid, current_database(), 'CREATE')
+    UNION ALL
+    SELECT DISTINCT 'may create in the schema ' || nspname || CASE WHEN a.grantee = 0 THEN ', as everybody' ELSE '' END
+    FROM being, pg_namespace AS n LEFT JOIN LATERAL aclexplode(n.nspacl) AS a
+        ON a.grantee = 0 AND a.privilege_type = 'CREATE'
+    WHERE NOT rolsuper AND (nspname = 'public' OR nspname IN (:schema, :reports) AND :job <> 'owner'
+      AND nspowner NOT IN (SELECT oid FROM reached))
+      AND has_schema_privilege(being.oid, n.oid, 'CREATE')
     UNION ALL
     SELECT 'may use the schema ' || :schema
     WHERE :job = 'reader' AND has_schema_privilege(:name, quote_ident(:schema)::regnamespace, 'USAGE')
     UNION ALL
-    SELECT 'may create in the schema ' || nspname FROM pg_namespace
-    WHERE nspname IN (:schema, :reports) AND :job <> 'owner' AND has_schema_privilege(:name, oid, 'CREATE')
-    UNION ALL
-    SELECT 'may TRUNCATE ' || relname FROM pg_class
-    WHERE relnamespace = quote_ident(:schema)::regnamespace AND relkind = 'r' AND :job <> 'owner'
-      AND has_table_privilege(:name, oid, 'TRUNCATE')
-    UNION ALL
-    -- As a member of pg_write_all_data may.
-    SELECT 'may write ' || relname FROM pg_class
-    WHERE relnamespace = quote_ident(:schema)::regnamespace AND relname IN ('alembic_version', 'schema_history')
-      AND :job = 'worker' AND has_table_privilege(:name, oid, 'INSERT, UPDATE, DELETE')
-    """
+    SELECT 'may ' || privilege || option || ' on ' || string_agg(DISTINCT relname, ' and ')
+    FROM held
+    WHERE :job <> 'owner' AND (option <> '' OR NOT CASE
+        WHEN :job = 'reader' THEN is_reports AND privilege = 'SELECT'
+        WHEN is_only_read THEN privilege = 'SELECT'
+        ELSE privilege IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE') END)
+    GROUP BY privilege, option
+    """  # noqa: S608 - names of our own
 )
 
 
@@ -195,6 +248,7 @@ def read(schema: str, owner: str, name: str, database: str, timeout_ms: int) -> 
 def _nothing(schema: str, name: str) -> Iterator[str]:
     for one in (schema, report_schema(schema)):
         yield f"REVOKE ALL ON ALL TABLES IN SCHEMA {quoted(one)} FROM {quoted(name)}"
+        yield f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {quoted(one)} FROM {quoted(name)}"
         yield f"REVOKE ALL ON SCHEMA {quoted(one)} FROM {quoted(name)}"
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from cli_run import run_cli
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, make_url
 from support import ODD_SCHEMA, connect, queued, selecting, spec
 from support_doctor import diagnose, found, mend, the
 
 from solti_store import DoctorLimits, Finding, Invalid, Outcome, Severity, TaskStore
+from solti_store.ops.schema import invalid_indexes
 from solti_store.sql.naming import renamed
 
 if TYPE_CHECKING:
@@ -200,6 +203,49 @@ def test_an_index_whose_build_failed(database_url: str, database: psycopg.Connec
     database.execute("DELETE FROM solti.task_events WHERE seq = 1")
     mend(database_url, one)
     assert not found(database_url, "index-invalid")
+
+
+@pytest.fixture
+def stranger(database_url: str) -> Iterator[str]:
+    """The URL for a role that may read our tables, and see no more of others' sessions than everybody."""
+    name = f"solti_{uuid.uuid4().hex[:8]}"
+    with connect(database_url) as admin:
+        admin.execute(f"CREATE ROLE {name} LOGIN PASSWORD 's3cret'".encode())
+        admin.execute(f"GRANT USAGE ON SCHEMA solti, solti_report TO {name}".encode())
+        admin.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA solti, solti_report TO {name}".encode())
+        yield make_url(database_url).set(username=name, password="s3cret").render_as_string(hide_password=False)
+        admin.execute(f"DROP OWNED BY {name}".encode())
+        admin.execute(f"DROP ROLE {name}".encode())
+
+
+def test_a_build_that_goes_on_is_no_failed_one_whoever_asks(
+    database_url: str, database: psycopg.Connection, stranger: str
+) -> None:
+    fill(database, 2)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        database.execute("CREATE UNIQUE INDEX CONCURRENTLY left_over ON solti.task_events (type)")
+    build = "CREATE INDEX CONCURRENTLY mine ON solti.tasks (created_at)"
+    engine = create_engine(make_url(stranger).set(drivername="postgresql+psycopg"))
+    # The holder goes first when something fails, or all would wait for the build.
+    with connect(database_url) as builder, ThreadPoolExecutor(1) as pool, connect(database_url) as holder:
+        holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        # A snapshot, whose end the build waits for when it has made its index.
+        holder.execute("SELECT count(*) FROM solti.tasks")
+        building = pool.submit(builder.execute, build.encode())
+        there = "SELECT FROM pg_index WHERE indexrelid = to_regclass('solti.mine') AND NOT indisvalid"
+        while database.execute(there).fetchone() is None:
+            assert not building.done()
+        for url in (database_url, stranger):
+            assert [one.subject for one in found(url, "index-invalid")] == ["left_over"]
+        with engine.connect() as connection:
+            assert [one.subject for one in invalid_indexes(connection)] == ["left_over"]
+        builder.cancel()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            building.result()
+        assert sorted(one.subject for one in found(stranger, "index-invalid")) == ["left_over", "mine"]
+        with engine.connect() as connection:
+            assert [one.subject for one in invalid_indexes(connection)] == ["left_over", "mine"]
+    engine.dispose()
 
 
 def test_what_a_reindex_left(database_url: str, database: psycopg.Connection) -> None:

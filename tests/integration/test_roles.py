@@ -17,6 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from support import ODD_SCHEMA, connect, queued, spec
 
 from solti_store import Outcome, RestartPolicy, Retention, TaskQuery, TaskStore, migrate
+from solti_store.errors import SoltiStoreError
 from solti_store.migrate import downgrade, upgrade
 from solti_store.model import Selector, TaskChange
 from solti_store.ops.roles import Roles, ensure
@@ -36,6 +37,9 @@ def prefix(empty_database_url: str) -> Iterator[str]:
     name = f'so:"l%ti-{uuid.uuid4().hex[:8]}'
     yield name
     with connect(empty_database_url) as connection:
+        # Which DROP OWNED leaves.
+        database = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(database))
         for (role,) in connection.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [name]):
             for statement in ("DROP OWNED BY {} CASCADE", "DROP ROLE {}"):
                 connection.execute(sql.SQL(statement).format(sql.Identifier(role)))
@@ -214,7 +218,10 @@ def granted(url: str) -> set[Any]:
         rows = connection.execute(
             """
             SELECT nspname::text, relname::text, one.grantee, one.privilege_type
-            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace, aclexplode(relacl) AS one
+            FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace,
+                -- None is the owner's own, which a REVOKE from anybody spells out.
+                aclexplode(COALESCE(relacl, acldefault(CASE relkind WHEN 'S' THEN 's'::"char" ELSE 'r' END, relowner)))
+                    AS one
             WHERE nspname ~ '^solti'
             UNION ALL
             SELECT nspname::text, 'the schema', one.grantee, one.privilege_type
@@ -239,6 +246,9 @@ def test_again_it_changes_nothing_and_sets_right_what_was_changed(empty_database
             "GRANT CREATE ON SCHEMA solti TO {0}",
             "REVOKE SELECT ON solti.tasks FROM {0}",
             "GRANT TRUNCATE ON solti.tasks TO PUBLIC",
+            "GRANT UPDATE ON SEQUENCE solti.tasks_seq_seq TO {0}",
+            "GRANT UPDATE (oldest_code) ON solti.schema_history TO {0}",
+            "GRANT SELECT ON solti.agents TO {0} WITH GRANT OPTION",
             "REVOKE SELECT ON solti_report.tasks FROM {1}",
             "GRANT ALL ON solti_report.outcomes TO {1}",
         ):
@@ -250,27 +260,124 @@ def test_again_it_changes_nothing_and_sets_right_what_was_changed(empty_database
 @pytest.mark.parametrize(
     ("job", "excess", "reason"),
     [
-        ("worker", "ALTER ROLE {} SUPERUSER", "worker alone: it is a superuser"),
-        ("owner", "ALTER ROLE {} CREATEROLE", "owner alone: it may create roles"),
-        ("reader", "ALTER ROLE {} CREATEDB", "reader alone: it may create databases"),
-        ("worker", "GRANT {owner} TO {}", "worker alone: it is a member of"),
-        ("reader", "GRANT {worker} TO {}", "reader alone: it is a member of"),
-        ("worker", "GRANT pg_write_all_data TO {}", "worker alone: it may write alembic_version, may write"),
+        ("worker", "ALTER ROLE {} SUPERUSER", "it is a superuser\n"),
+        ("owner", "ALTER ROLE {} CREATEROLE", "it may create roles\n"),
+        ("reader", "ALTER ROLE {} CREATEDB", "it may create databases\n"),
+        ("worker", "GRANT {owner} TO {}", "it is a member of"),
+        ("reader", "GRANT {worker} TO {}", "it is a member of"),
+        ("worker", "GRANT pg_write_all_data TO {}", "it is a member of pg_write_all_data, may DELETE on"),
+        ("owner", "GRANT pg_execute_server_program TO {}", "it is a member of pg_execute_server_program\n"),
+        # By way of a group, whose rights a member that does not inherit takes by SET ROLE.
+        ("worker", "ALTER ROLE {group} SUPERUSER; GRANT {group} TO {}", "which is a superuser\n"),
+        ("owner", "ALTER ROLE {group} SUPERUSER; GRANT {group} TO {}", "which is a superuser\n"),
+        ("worker", "ALTER ROLE {} NOINHERIT; GRANT {owner} TO {group}; GRANT {group} TO {}", "it is a member of"),
+        ("owner", "GRANT pg_write_server_files TO {group}; GRANT {group} TO {}", "member of pg_write_server_files\n"),
+        ("worker", "GRANT TRIGGER ON solti.tasks TO {group}; GRANT {group} TO {}", "it may TRIGGER on tasks\n"),
+        (
+            "worker",
+            "ALTER ROLE {} NOINHERIT; GRANT TRUNCATE ON solti.tasks, solti.agents TO {group}; GRANT {group} TO {}",
+            "it may TRUNCATE on agents and tasks\n",
+        ),
+        ("worker", "GRANT DELETE ON solti.backfills TO {group}; GRANT {group} TO {}", "it may DELETE on backfills\n"),
+        (
+            "worker",
+            "GRANT UPDATE (oldest_code) ON solti.schema_history TO {group}; GRANT {group} TO {}",
+            "it may UPDATE on schema_history\n",
+        ),
+        (
+            "worker",
+            "GRANT SELECT ON solti.tasks TO {group} WITH GRANT OPTION; GRANT {group} TO {}",
+            "it may SELECT WITH GRANT OPTION on tasks\n",
+        ),
+        (
+            "worker",
+            "GRANT UPDATE ON SEQUENCE solti.tasks_seq_seq TO {group}; GRANT {group} TO {}",
+            "it may UPDATE on tasks_seq_seq\n",
+        ),
+        ("reader", "GRANT SELECT ON solti.tasks TO {}", "it may SELECT on tasks\n"),
+        # What it could do by owning.
+        ("worker", "ALTER TABLE solti.agents OWNER TO {}", "it owns agents and agents_seq_seq\n"),
+        ("worker", "ALTER SCHEMA solti_report OWNER TO {}", "it owns the schema solti_report\n"),
+        ("reader", "ALTER VIEW solti_report.tasks OWNER TO {}", "it owns tasks\n"),
+        # What it could make.
+        ("owner", "GRANT CREATE ON DATABASE {database} TO {}", "it may create in the database\n"),
+        ("reader", "GRANT CREATE ON DATABASE {database} TO {}", "it may create in the database\n"),
+        ("worker", "ALTER DATABASE {database} OWNER TO {}", "may create in the schema public, owns the database\n"),
+        ("worker", "GRANT CREATE ON SCHEMA public TO {}", "it may create in the schema public\n"),
+        ("owner", "GRANT CREATE ON SCHEMA public TO PUBLIC", "it may create in the schema public, as everybody\n"),
+        # What it could do to what comes.
+        (
+            "worker",
+            "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT INSERT, SELECT ON TABLES TO {}",
+            "it may INSERT on what is to come\n",
+        ),
+        (
+            "reader",
+            "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA solti_report GRANT TRUNCATE ON TABLES TO PUBLIC",
+            "it may TRUNCATE on what is to come\n",
+        ),
     ],
 )
 def test_a_role_that_may_do_more_is_refused_and_all_is_left_as_it_was(
     empty_database_url: str, prefix: str, job: str, excess: str, reason: str
 ) -> None:
-    migrated(empty_database_url, prefix, SCHEMA)
-    names = {job: sql.Identifier(f"{prefix}_{job}") for job in JOBS}
+    upgrade(empty_database_url)
+    engine = create_engine(empty_database_url)
+    with engine.begin() as connection:
+        ensure(connection, Roles.prefixed(prefix), timedelta(seconds=30))
+    names = {one: sql.Identifier(f"{prefix}_{one}") for one in (*JOBS, "group")}
     with connect(empty_database_url) as connection:
-        connection.execute(sql.SQL(excess).format(names[job], owner=names["owner"], worker=names["worker"]))
-        connection.execute(sql.SQL("REVOKE SELECT ON solti.tasks FROM {}").format(names["worker"]))
+        names["database"] = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("CREATE ROLE {}").format(names["group"]))
+        for statement in excess.split("; "):
+            connection.execute(sql.SQL(statement).format(names[job], **names))
+        connection.execute(sql.SQL("REVOKE SELECT ON solti_report.tasks FROM {}").format(names[job]))
     before = granted(empty_database_url)
-    done = run_cli("db", "roles", "--prefix", prefix, url=empty_database_url)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert reason in done.stderr
+    # It alone: an owner that is named is given what others own.
+    with pytest.raises(SoltiStoreError) as caught, engine.begin() as connection:
+        ensure(connection, Roles(**{job: f"{prefix}_{job}"}), timedelta(seconds=30))
+    assert f"is not for a {job} alone: it" in str(caught.value)
+    assert reason in f"{caught.value}\n"
     assert granted(empty_database_url) == before
+    engine.dispose()
+
+
+def test_the_command_says_in_a_line_what_is_too_much(empty_database_url: str, prefix: str) -> None:
+    make(empty_database_url, prefix)
+    with connect(empty_database_url) as connection:
+        connection.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(sql.Identifier(f"{prefix}_worker")))
+    done = run_cli("db", "roles", "--prefix", prefix, url=empty_database_url)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "is not for a worker alone: it may create databases" in done.stderr
+
+
+def test_the_right_to_maintain_tables_is_one_too_many(empty_database_url: str, prefix: str) -> None:
+    migrated(empty_database_url, prefix, SCHEMA)
+    worker, group = f"{prefix}_worker", sql.Identifier(f"{prefix}_group")
+    with connect(empty_database_url) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {}").format(group))
+        connection.execute(sql.SQL("GRANT {} TO {}").format(group, sql.Identifier(worker)))
+        new = connection.info.server_version >= 170000
+        connection.execute(
+            sql.SQL("GRANT {} ON solti.tasks TO {}").format(sql.SQL("MAINTAIN" if new else "TRIGGER"), group)
+        )
+    done = run_cli("db", "roles", "--worker", worker, url=empty_database_url)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert f"it may {'MAINTAIN' if new else 'TRIGGER'} on tasks\n" in done.stderr
+
+
+def test_what_the_job_needs_by_way_of_a_group_is_allowed(empty_database_url: str, prefix: str) -> None:
+    migrated(empty_database_url, prefix, SCHEMA)
+    worker, group = sql.Identifier(f"{prefix}_worker"), sql.Identifier(f"{prefix}_group")
+    with connect(empty_database_url) as connection:
+        for statement in (
+            "CREATE ROLE {group}",
+            "GRANT SELECT, UPDATE ON solti.tasks TO {group}",
+            "GRANT SELECT ON solti.backfills TO {group}",
+            "GRANT {group}, pg_read_all_stats TO {worker}",
+        ):
+            connection.execute(sql.SQL(statement).format(worker=worker, group=group))
+    make(empty_database_url, prefix)
 
 
 def test_only_those_that_are_named_are_made(empty_database_url: str, prefix: str) -> None:
@@ -302,6 +409,7 @@ def test_without_a_schema_an_owner_has_to_be_named(empty_database_url: str, pref
         ("--worker", "one", "--owner", "one"),
         ("--prefix", "p", "--owner", "o"),
         ("--prefix", "p" * 60),
+        ("--reader", "r", "--timeout", "60d"),
     ],
 )
 def test_names_that_no_roles_can_have_are_refused(empty_database_url: str, wrong: tuple[str, ...]) -> None:
