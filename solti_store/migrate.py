@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
-from solti_store.errors import SchemaMismatch
+from solti_store.errors import Invalid, SchemaMismatch
 from solti_store.faults import translate
 from solti_store.migration.hosts import branch, theirs
 from solti_store.migration.locking import holding_lock
@@ -52,6 +53,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# What Alembic reads as a revision: an id or a name, perhaps of a branch, and steps from it. On others it stumbles.
+_REVISION = re.compile(r"(?:[^@:+\s-]+@)?(?:(?!heads?\+)[^@:+\s-]+(?:[+-][0-9]+)?|[+-][0-9]+)")
 
 # Alembic keeps the migration under way in module globals: two threads would run theirs in each other's database.
 _one_thread = threading.Lock()
@@ -114,12 +118,13 @@ def upgrade(
         versions: Folders of migrations beside our own.
 
     Raises:
-        Invalid: `schema` cannot be one.
+        Invalid: `schema` or `revision` cannot be one.
         LockTimeout: Somebody held a lock all the time; what came before that revision is done.
         SchemaMismatch: The revision, or the one that the schema is at, is not among ours, or there is no way between
             them; or a host application migrates the schema.
         StoreUnavailable: The database cannot be used, or somebody else migrates it all the time.
     """
+    _require_revision(revision)
     name = resolve_schema(schema)
     with _one_thread, _clear_errors(), _connect(database) as connection:
         try:
@@ -141,6 +146,7 @@ def downgrade(
     versions: Sequence[Path] = (),
 ) -> None:
     """Take the schema back to `revision` (`base` removes every table); otherwise as `upgrade`."""
+    _require_revision(revision)
     name = resolve_schema(schema)
     with _one_thread, _clear_errors(), _connect(database) as connection:
         command.downgrade(config(connection, schema=name, waits=waits, versions=versions), revision)
@@ -155,6 +161,7 @@ def stamp(
     versions: Sequence[Path] = (),
 ) -> None:
     """Say that the schema is at `revision`, and change nothing else; otherwise as `upgrade`."""
+    _require_revision(revision)
     name = resolve_schema(schema)
     with _one_thread, _clear_errors(), _connect(database) as connection:
         command.stamp(config(connection, schema=name, waits=waits, versions=versions), revision)
@@ -182,9 +189,10 @@ def script(
         revision on the way.
 
     Raises:
-        Invalid: `schema` cannot be one.
+        Invalid: `schema` or `revision` cannot be one.
         SchemaMismatch: There is no such way.
     """
+    _require_revision(revision, most=2)
     settings = config(schema=resolve_schema(schema), waits=waits, versions=versions)
     written = _Pieces()
     settings.output_buffer = written
@@ -192,6 +200,13 @@ def script(
         (command.downgrade if down else command.upgrade)(settings, revision, sql=True)
     # The environment writes its settings even then.
     return written.pieces if any(piece.startswith("-- Running") for piece in written.pieces) else []
+
+
+def _require_revision(text: str, *, most: int = 1) -> None:
+    parts = text.split(":")
+    if len(parts) > most or not all(map(_REVISION.fullmatch, parts)):
+        form = "a revision, head, base or a step like +1" + (", or two of them as FROM:TO" if most > 1 else "")
+        raise Invalid(f"invalid model: revision must be {form}, got {text!r:.80}", field="revision")
 
 
 class _Pieces(io.StringIO):

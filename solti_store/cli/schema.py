@@ -193,6 +193,8 @@ def plan(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show what an upgrade would run, what it locks and for about how long. Runs nothing, and locks no table."""
+    if ":" in revision:
+        raise UsageError(f"a plan begins where the database is: give one revision, got {revision[:80]!r}")
     from solti_store import migrate  # noqa: PLC0415
     from solti_store.migration.plan import plan as plan_  # noqa: PLC0415
     from solti_store.ops import schema  # noqa: PLC0415

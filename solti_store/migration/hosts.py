@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from solti_store.schema_history import record_applied
+from solti_store.schema_history import is_ours, record_applied
 from solti_store.schema_name import resolve_schema
 from solti_store.sql import schemas
-from solti_store.sql.naming import renamed, report_schema
+from solti_store.sql.naming import quoted, report_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, MigrationInfo
 
 __all__ = ["branch", "theirs"]
-
-_OUR_REVISIONS = "solti_"
 
 
 def branch(schema: str | None = None) -> dict[str, Any]:
@@ -59,5 +57,7 @@ def theirs(schema: str | None = None) -> Callable[[str | None, str, Any], bool]:
 
 def _take_over(*, ctx: MigrationContext, step: MigrationInfo, heads: Collection[str], **more: Any) -> None:  # noqa: ANN401 - Alembic's
     record_applied(ctx=ctx, step=step, heads=heads, **more)
-    if any(revision.startswith(_OUR_REVISIONS) for revision in step.up_revision_ids):
-        ctx.execute(schemas.as_it_stands(renamed(schemas.DROP_VERSION, ctx.opts["solti_schema"])))
+    if is_ours(step):
+        names = (ctx.version_table_schema, ctx.version_table)
+        theirs_ = ".".join(quoted(name) for name in names if name)
+        ctx.execute(schemas.as_it_stands(schemas.drop_version(ctx.opts["solti_schema"], theirs_)))

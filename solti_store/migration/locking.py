@@ -7,16 +7,26 @@ import logging
 import random
 import time
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
+from sqlalchemy.exc import PendingRollbackError
 
 from solti_store.errors import SchemaMismatch, StoreUnavailable
 from solti_store.migration.waiting import DEFAULT_WAITS, Waits
 from solti_store.ops import schema as fitness
 from solti_store.schema_name import resolve_schema
 from solti_store.sql import schemas
-from solti_store.sql.migrating import CHECK_CLIENT
+from solti_store.sql.migrating import (
+    CHECK_CLIENT,
+    LOCK,
+    SET_LOCK_TIMEOUT,
+    SET_PATIENT,
+    SET_PLAIN_SEARCH_PATH,
+    SET_SETTINGS,
+    SHOW_SETTINGS,
+    UNLOCK,
+)
 from solti_store.sql.naming import SCHEMA, in_schema
 from solti_store.sql.session import IS_DIRECT
 
@@ -45,7 +55,7 @@ def holding_lock(connection: Connection, *, schema: str | None = None, waits: Wa
 
     A session lock, polled: a blocking one would deadlock with CREATE INDEX CONCURRENTLY, which waits for
     every older snapshot, the blocked migrator's included. It ends with its connection, so a killed migrator
-    leaves nothing behind.
+    leaves nothing behind. What is set of the session meanwhile is put back at the end, as it was.
 
     Args:
         connection: A direct connection (not through a transaction-mode pooler), outside a transaction.
@@ -53,34 +63,76 @@ def holding_lock(connection: Connection, *, schema: str | None = None, waits: Wa
         waits: How long it waits for others, and each of its statements for a lock.
 
     Raises:
+        Invalid: `schema` cannot be one.
         StoreUnavailable: Somebody else held the lock all that time, or the connection goes through a pooler.
     """
+    key = lock_key(resolve_schema(schema))
     _refuse_pooler(connection)
-    key = {"key": lock_key(resolve_schema(schema))}
+    with _settings_put_back(connection):
+        connection.execute(SET_PATIENT)
+        # Short: whoever wants the table after us waits behind us, so we give up and try again.
+        connection.execute(SET_LOCK_TIMEOUT, {"value": f"{waits.lock_timeout_ms}"})
+        connection.execute(CHECK_CLIENT)
+        # Committed, because a transaction left open here would swallow the migrations at its rollback.
+        connection.commit()
+        with _lock(connection, key, waits), _uncovered():
+            yield
+
+
+@contextmanager
+def _lock(connection: Connection, key: int, waits: Waits) -> Iterator[None]:
     patience = waits.patience.total_seconds()
     deadline = time.monotonic() + patience
-    waiting = False
-    while not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), key):
+    is_held = waiting = False
+    try:
+        while not (is_held := bool(connection.scalar(LOCK, {"key": key}))):
+            connection.rollback()
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(f"another process has been migrating this database for {patience:g} s")
+            if not waiting:
+                logger.info("waiting for another process that is migrating this database")
+                waiting = True
+            time.sleep(random.uniform(0.05, 0.25))  # noqa: S311 - jitter
+        connection.commit()
+        yield
+    finally:
         connection.rollback()
-        if time.monotonic() > deadline:
-            raise StoreUnavailable(f"another process has been migrating this database for {patience:g} s")
-        if not waiting:
-            logger.info("waiting for another process that is migrating this database")
-            waiting = True
-        time.sleep(random.uniform(0.05, 0.25))  # noqa: S311 - jitter
-    # Short: whoever wants the table after us waits behind us, so we give up and try again.
-    connection.execute(text(f"SET lock_timeout = {waits.lock_timeout_ms}"))
-    connection.execute(CHECK_CLIENT)
-    # Committed, because a transaction left open here would swallow the migrations at its rollback.
+        # A session that is lost has lost its lock.
+        if is_held and not connection.invalidated:
+            connection.execute(UNLOCK, {"key": key})
+            connection.commit()
+
+
+@contextmanager
+def _settings_put_back(connection: Connection) -> Iterator[None]:
+    """Put back what is changed of the session, to what it was; RESET would undo what its owner has set."""
+    before = connection.execute(SHOW_SETTINGS).all()
     connection.commit()
     try:
         yield
     finally:
         connection.rollback()
-        connection.execute(text("RESET lock_timeout"))
-        connection.execute(text("RESET client_connection_check_interval"))
-        connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
-        connection.commit()
+        if not connection.invalidated:
+            names, values = zip(*before, strict=True)
+            connection.execute(SET_SETTINGS, {"names": list(names), "values": list(values)})
+            connection.commit()
+
+
+@contextmanager
+def _uncovered() -> Iterator[None]:
+    """Raise what went wrong, where an autocommit block covers it.
+
+    When such a block of Alembic's has lost its connection, by an error or by Ctrl-C, it stumbles over that at its end.
+    """
+    try:
+        yield
+    except PendingRollbackError as error:
+        covered: BaseException | None = error
+        while isinstance(covered, PendingRollbackError):
+            covered = covered.__context__
+        if covered is None:
+            raise
+        raise covered from covered.__cause__
 
 
 @contextmanager
@@ -111,18 +163,17 @@ def _is_a_hosts(connection: Connection, schema: str) -> bool:
 def _plain_search_path(connection: Connection) -> Iterator[None]:
     # Without our schema: for a role that bears its name it is the default one, and Alembic, which leaves the name of
     # the default schema out, would then take our tables for somebody else's.
-    connection.execute(text("SET search_path = public"))
-    dialect = connection.dialect
-    default_schema, dialect.default_schema_name = dialect.default_schema_name, "public"
+    connection.execute(SET_PLAIN_SEARCH_PATH)
     # Committed, because a transaction left open here would swallow the migrations at its rollback.
     connection.commit()
+    # A dialect of this connection's own: the engine's is also that of its other connections.
+    shared = connection.dialect
+    connection.dialect = copy(shared)
+    connection.dialect.default_schema_name = "public"
     try:
         yield
     finally:
-        connection.rollback()
-        dialect.default_schema_name = default_schema
-        connection.execute(text("RESET search_path"))
-        connection.commit()
+        connection.dialect = shared
 
 
 def _refuse_pooler(connection: Connection) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from typing import TYPE_CHECKING
 
 from alembic import op
 
-from solti_store.errors import SchemaMismatch
+from solti_store.errors import Invalid, SchemaMismatch
 from solti_store.migration.statements import execute, schema_here
 from solti_store.migration.waiting import Waits, patiently
 from solti_store.sql import migrating as sql
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 #: Stands before the one statement that an offline script has for a backfill.
 BACKFILL_MARK = "solti-store: in batches when online"
 
+# What means the same quoted or not, is not cut off, and stands for ours after `solti.`.
+_PLAIN_NAME = re.compile("[a-z][a-z0-9_]{0,62}")
 _MOST_PASSES = 10
 _REPORT_EVERY_S = 5.0
 
@@ -43,14 +46,16 @@ def build_index(name: str, table: str, definition: str, *, unique: bool = False)
     What an aborted build has left is dropped first: CREATE INDEX IF NOT EXISTS would take it for the index.
 
     Args:
-        name: The index.
+        name: The index: up to 63 of a-z, 0-9 and _.
         table: One of our tables, without its schema.
         definition: What follows the table's name, for example `(slot, seq) WHERE due_at IS NULL`; as for `execute`.
         unique: Whether values may be there only once.
 
     Raises:
+        Invalid: A name is none of this form.
         SchemaMismatch: The name is taken by another table's index, or the build ended with an invalid index.
     """
+    _require_plain(name=name, table=table)
     context = op.get_context()
     create = f"CREATE {'UNIQUE ' if unique else ''}INDEX CONCURRENTLY {name} ON solti.{table} {definition}"
     with context.autocommit_block():
@@ -67,7 +72,8 @@ def build_index(name: str, table: str, definition: str, *, unique: bool = False)
 
 
 def drop_index(name: str) -> None:
-    """Drop an index, or what is left of it, beside reads and writes."""
+    """Drop an index, or what is left of it, beside reads and writes; named as for `build_index`."""
+    _require_plain(name=name)
     context = op.get_context()
     drop = f"DROP INDEX CONCURRENTLY IF EXISTS solti.{name}"
     with context.autocommit_block():
@@ -86,13 +92,20 @@ def backfill(table: str, values: Mapping[str, str], *, where: str, size: int = 1
 
     Args:
         table: One of our tables, without its schema.
-        values: The columns, and SQL expressions for them, as for `execute`; the row is `t`.
+        values: The columns, by their names without quotes, and SQL expressions for them, as for `execute`; the row is
+            `t`.
         where: Which rows are still to do; must be false for a row that is done.
-        size: How many rows a batch looks at.
+        size: How many rows a batch looks at, at least one.
 
     Raises:
-        SchemaMismatch: There is no such table or key, or rows to do come in faster than they are done.
+        Invalid: `table` is no plain name, or `values` or `size` is nothing.
+        SchemaMismatch: There is no such table, key or column, its progress was deleted meanwhile, or rows to do come in
+            faster than they are done.
     """
+    _require_plain(table=table)
+    for field, count in (("values", len(values)), ("size", size)):
+        if count < 1:
+            raise Invalid(f"invalid model: {field} of a backfill must be at least one, got {count}", field=field)
     context = op.get_context()
     with context.autocommit_block():
         connection = context.connection
@@ -111,13 +124,16 @@ class _Backfill:
         key = [(name, kind) for name, kind in sql.PRIMARY_KEY.all(connection, {"relation": relation})]
         if not key:
             raise SchemaMismatch(f"a backfill goes along a primary key, and '{table}' has none or is not there")
+        columns = list(values)
+        for row in sql.MISSING_COLUMNS.all(connection, {"relation": relation, "columns": columns}):
+            raise SchemaMismatch(f"a backfill is to write a column '{row.name}', and '{table}' has none of that name")
         self._connection, self._waits, self._size = connection, waits, size
         self._name = f"{table} ({', '.join(values)})"
         self._first = sql.backfill_batch(f"solti.{table}", values, where, key, first=True)
         self._next = sql.backfill_batch(f"solti.{table}", values, where, key, first=False)
         digest = hashlib.sha256(repr((sorted(values.items()), where, key)).encode()).hexdigest()[:16]
         remembered = sql.REMEMBER_BACKFILL.one(
-            connection, {"name": self._name, "relation": relation, "columns": list(values), "digest": digest}
+            connection, {"name": self._name, "relation": relation, "columns": columns, "digest": digest}
         )
         self._position, self._seen, self._changed, self._estimate = remembered
         self._told = 0.0
@@ -158,11 +174,21 @@ class _Backfill:
     def _batch(self) -> tuple[list[str] | None, int, int]:
         values = {"name": self._name, "size": self._size}
         if self._position is None:
-            row = self._first.one(self._connection, values)
+            row = self._first.one_or_none(self._connection, values)
         else:
-            row = self._next.one(self._connection, values | {"position": self._position})
+            row = self._next.one_or_none(self._connection, values | {"position": self._position})
+        if row is None:
+            raise SchemaMismatch(
+                f"the progress of the backfill of {self._name} was deleted while it ran; run the upgrade again"
+            )
         position, seen, changed = row
         return position, seen, changed
+
+
+def _require_plain(**names: str) -> None:
+    for field, name in names.items():
+        if _PLAIN_NAME.fullmatch(name) is None:
+            raise Invalid(f"invalid model: {field} must be up to 63 of a-z, 0-9 and _, got {name!r:.80}", field=field)
 
 
 def _waits(context: MigrationContext) -> Waits:

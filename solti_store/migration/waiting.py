@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from solti_store.errors import Blocker, LockTimeout
+from solti_store.errors import Blocker, Invalid, LockTimeout
 from solti_store.faults import sqlstate
 from solti_store.sql.migrating import BLOCKERS
 
@@ -31,6 +31,9 @@ T = TypeVar("T")
 _LOCK_NOT_AVAILABLE = "55P03"
 _DEADLOCK = "40P01"
 _LONGEST_PAUSE_S = 30.0
+# Of a timeout of PostgreSQL's. Zero is none at all.
+_SHORTEST = timedelta(milliseconds=1)
+_LONGEST = timedelta(milliseconds=2**31 - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +43,18 @@ class Waits:
     Attributes:
         lock_timeout: The longest that a statement waits for a lock. Whoever comes after it waits as long.
         patience: How long to try again and again, for each revision or batch, and for the right to migrate.
+
+    Raises:
+        Invalid: One of them is shorter than a millisecond, or longer than PostgreSQL takes: 24.8 days.
     """
 
     lock_timeout: timedelta = timedelta(seconds=3)
     patience: timedelta = timedelta(minutes=5)
+
+    def __post_init__(self) -> None:
+        for name, value in (("lock_timeout", self.lock_timeout), ("patience", self.patience)):
+            if not _SHORTEST <= value <= _LONGEST:
+                raise Invalid(f"invalid model: {name} must be from 1 ms to {_LONGEST}, got {value}", field=name)
 
     @property
     def lock_timeout_ms(self) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from solti_store.sql.driver import Prepared
+from solti_store.sql.naming import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,10 +19,17 @@ __all__ = [
     "FIND_INDEX",
     "FORGET_BACKFILL",
     "INVALID_INDEXES",
+    "LOCK",
+    "MISSING_COLUMNS",
     "PRIMARY_KEY",
     "REMEMBER_BACKFILL",
     "SET_LOCK_TIMEOUT",
+    "SET_PATIENT",
+    "SET_PLAIN_SEARCH_PATH",
+    "SET_SETTINGS",
     "SHOW_LOCK_TIMEOUT",
+    "SHOW_SETTINGS",
+    "UNLOCK",
     "backfill_all",
     "backfill_batch",
 ]
@@ -36,6 +44,32 @@ BLOCKERS = """
     JOIN pg_stat_activity a ON a.pid = blocker.pid
     WHERE w.pid = %s AND NOT w.granted
 """
+
+LOCK = text("SELECT pg_try_advisory_lock(:key)")
+UNLOCK = text("SELECT pg_advisory_unlock(:key)")
+
+#: What a migrator changes of its session, so that it can be put back: the connection may be of somebody's pool.
+SHOW_SETTINGS = text("""
+    SELECT name, setting FROM pg_settings WHERE name IN (
+        'lock_timeout', 'statement_timeout', 'transaction_timeout', 'idle_session_timeout',
+        'idle_in_transaction_session_timeout', 'default_transaction_isolation', 'client_connection_check_interval',
+        'search_path')
+""")
+SET_SETTINGS = text("""
+    SELECT count(set_config(name, value, false))
+    FROM unnest(CAST(:names AS text[]), CAST(:values AS text[])) AS before (name, value)
+""")
+
+#: What a role or a database has as limits is meant for queries. A backfill beside writers has to see what they
+#: committed, and in a stricter isolation would lose against them.
+SET_PATIENT = text("""
+    SELECT count(set_config(name, CASE WHEN vartype = 'integer' THEN '0' ELSE 'read committed' END, false))
+    FROM pg_settings WHERE name IN (
+        'statement_timeout', 'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout',
+        'default_transaction_isolation')
+""")
+
+SET_PLAIN_SEARCH_PATH = text("SET search_path = public")
 
 # The server then ends what a killed migrator had begun, which it would not notice before the statement's own end.
 # Refused where the server's system cannot tell.
@@ -82,6 +116,14 @@ PRIMARY_KEY = Prepared(
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
     WHERE i.indrelid = to_regclass(:relation) AND i.indisprimary
     ORDER BY k.position
+""")
+)
+
+MISSING_COLUMNS = Prepared(
+    text("""
+    SELECT name FROM unnest(CAST(:columns AS text[])) AS name WHERE NOT EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid = to_regclass(:relation) AND attname = name AND attnum > 0 AND NOT attisdropped)
 """)
 )
 
@@ -150,7 +192,7 @@ def backfill_batch(
 
 
 def _assignments(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{column} = {expression}" for column, expression in values.items())
+    return ", ".join(f"{quoted(column)} = {expression}" for column, expression in values.items())
 
 
 def _escaped(expression: str) -> str:

@@ -12,7 +12,7 @@ from solti_store.sql.naming import quoted, report_schema
 if TYPE_CHECKING:
     from sqlalchemy import TextClause
 
-__all__ = ["DROP_VERSION", "HAS_VERSION", "HAS_VERSION_TABLE", "as_it_stands", "create", "literal"]
+__all__ = ["HAS_HISTORY", "HAS_VERSION", "HAS_VERSION_TABLE", "as_it_stands", "create", "drop_version", "literal"]
 
 
 def as_it_stands(sql: str) -> TextClause:
@@ -39,8 +39,22 @@ def create(schema: str) -> str:
     return f"DO {literal(f'BEGIN {body} END')}"
 
 
-#: For a schema that a host application's Alembic migrates from now on.
-DROP_VERSION = "DROP TABLE IF EXISTS solti.alembic_version"
+def drop_version(schema: str, theirs: str) -> str:
+    """Drops our own Alembic's table of a schema that a host application's migrates from now on.
+
+    Not if it is the application's: compared by the server, since a search path may have led there too.
+
+    Args:
+        schema: The schema.
+        theirs: The application's version table, as SQL names it.
+    """
+    ours = f"{quoted(schema)}.alembic_version"
+    differs = f"to_regclass({literal(theirs)}) IS DISTINCT FROM to_regclass({literal(ours)})"
+    return f"DO {literal(f'BEGIN IF {differs} THEN DROP TABLE IF EXISTS {ours}; END IF; END')}"
+
+
 #: Whether our own Alembic has a revision of it: whether there is the table, and then whether it has a row.
 HAS_VERSION_TABLE = Prepared(text("SELECT to_regclass('solti.alembic_version') IS NOT NULL AS is_so"))
 HAS_VERSION = Prepared(text("SELECT EXISTS (SELECT FROM solti.alembic_version) AS is_so"))
+#: Whether there is our list of what is applied.
+HAS_HISTORY = Prepared(text("SELECT to_regclass('solti.schema_history') IS NOT NULL AS is_so"))

@@ -105,7 +105,43 @@ def test_a_plan_tells_locks_and_runs_nothing(empty_database_url: str) -> None:
 @pytest.mark.parametrize("option", ["--lock-timeout", "--patience"])
 def test_waits_are_lengths_of_time(database_url: str, option: str) -> None:
     data_of("db", "upgrade", option, "10s", url=database_url)
-    assert run_cli("db", "upgrade", option, "soon", url=database_url).returncode == 2
+    for wrong in ("soon", "60d"):
+        assert run_cli("db", "upgrade", option, wrong, url=database_url).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", "base:head"),
+        ("plan", ""),
+        ("upgrade", ""),
+        ("upgrade", "head+1"),
+        ("upgrade", "solti@"),
+        ("upgrade", "", "--sql"),
+        ("upgrade", "a:b:c", "--sql"),
+        ("upgrade", "solti_0001:", "--sql"),
+        ("downgrade", "", "-y"),
+        ("downgrade", "head:base", "-y"),
+        ("downgrade", "a:b:c", "--sql"),
+        ("stamp", "", "-y"),
+    ],
+)
+def test_what_cannot_be_a_revision_is_a_mistake_of_usage(database_url: str, arguments: tuple[str, ...]) -> None:
+    done = run_cli("db", *arguments, url=database_url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert "revision" in done.stderr
+    assert data_of("db", "check", url=database_url) == "yes\n"
+
+
+def test_a_schema_without_tables_is_not_stamped(empty_database_url: str) -> None:
+    done = run_cli("db", "stamp", "head", "-y", url=empty_database_url)
+    assert (done.returncode, done.stderr.startswith("error: there is nothing to stamp: the schema 'solti'")) == (
+        5,
+        True,
+    )
+    assert data_of("db", "stamp", "base", "-y", url=empty_database_url) == "none\n"
+    assert data_of("db", "upgrade", url=empty_database_url) == f"{HEAD}\n"
 
 
 def test_without_the_parser_a_plan_is_refused_with_the_remedy(database_url: str) -> None:

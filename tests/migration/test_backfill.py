@@ -16,8 +16,10 @@ from extra_migrations import write
 from sqlalchemy import create_engine, text
 from support import connect
 
-from solti_store import SchemaMismatch
-from solti_store.migrate import Waits, upgrade
+from solti_store import Invalid, SchemaMismatch
+from solti_store.migrate import Waits, script, upgrade
+from solti_store.ops.schema import revision
+from solti_store.sql.revision import HEAD
 from solti_store.sql.tables import SCHEMA
 
 if TYPE_CHECKING:
@@ -144,6 +146,23 @@ def test_a_writer_of_a_row_is_waited_for_and_not_overwritten(engine: Engine, dat
         assert connection.scalar(text(f"SELECT upper FROM {SCHEMA}.words WHERE id = 120")) == "THEIRS"
 
 
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_a_stricter_default_does_not_let_it_lose_against_writers(
+    engine: Engine, database_url: str, folder: Path, isolation: str
+) -> None:
+    waits = Waits(lock_timeout=timedelta(minutes=10), patience=timedelta(minutes=10))
+    with ThreadPoolExecutor(1) as pool, connect(database_url) as writer, connect(database_url) as watcher:
+        strict = f"ALTER DATABASE {watcher.info.dbname} SET default_transaction_isolation = '{isolation}'"
+        watcher.execute(strict.encode())
+        with writer.transaction():
+            writer.execute(f"UPDATE {SCHEMA}.words SET word = 'theirs' WHERE id = 120".encode())
+            upgrading = pool.submit(upgrade, database_url, waits=waits, versions=[folder])
+            while not locked_out(watcher):
+                assert not upgrading.done()
+        upgrading.result()
+    assert left(engine) == 0
+
+
 def locked_out(watcher: psycopg.Connection[Any]) -> bool:
     row = watcher.execute(
         b"SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -179,3 +198,53 @@ def test_a_table_without_a_key_is_refused(engine: Engine, tmp_path: Path) -> Non
     write(tmp_path, """backfill("nothing", {"upper": "'x'"}, where="t.word IS NULL")""")
     with pytest.raises(SchemaMismatch, match="nothing"):
         upgrade(engine, versions=[tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ("""{"upper": "'x'"}, where="true", size=0""", "size"),
+        ("""{"upper": "'x'"}, where="true", size=-1""", "size"),
+        ("""{}, where="true" """, "values"),
+    ],
+)
+def test_one_that_would_do_nothing_is_refused(engine: Engine, tmp_path: Path, arguments: str, field: str) -> None:
+    write(tmp_path, f'backfill("words", {arguments})')
+    for migrate in (lambda: upgrade(engine, versions=[tmp_path]), lambda: script("head", versions=[tmp_path])):
+        with pytest.raises(Invalid, match=f"{field} of a backfill must be at least one") as refusal:
+            migrate()
+        assert refusal.value.field == field
+    with engine.connect() as connection:
+        assert revision(connection) == HEAD
+
+
+def test_columns_go_by_their_names_as_they_are(engine: Engine, tmp_path: Path) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'ALTER TABLE {SCHEMA}.words ADD COLUMN "Odd \'%%:x" text, ADD COLUMN gone text')
+        connection.exec_driver_sql(f"ALTER TABLE {SCHEMA}.words DROP COLUMN gone")
+    odd = "Odd '%:x"
+    for missing in ("Upper", '"upper"', "gone", "ctid"):
+        write(tmp_path, f"""backfill("words", {{"upper": "'x'", {missing!r}: "'x'"}}, where="t.upper IS NULL")""")
+        with pytest.raises(SchemaMismatch, match=f"column '{missing}', and 'words' has none of that name"):
+            upgrade(engine, versions=[tmp_path])
+    where = "t.upper IS NULL"
+    write(tmp_path, f"""backfill("words", {{"upper": "t.word", {odd!r}: "t.word"}}, where={where!r}, size=77)""")
+    upgrade(engine, versions=[tmp_path])
+    with engine.connect() as connection:
+        done = f'SELECT count(*) FROM {SCHEMA}.words WHERE "Odd \'%%:x" = word AND upper = word'
+        assert connection.exec_driver_sql(done).scalar() == ROWS
+
+
+def test_one_whose_progress_is_deleted_while_it_runs_says_so(engine: Engine, database_url: str, folder: Path) -> None:
+    waits = Waits(lock_timeout=timedelta(milliseconds=300), patience=timedelta(minutes=10))
+    with ThreadPoolExecutor(1) as pool, connect(database_url) as writer, connect(database_url) as watcher:
+        with writer.transaction():
+            writer.execute(f"UPDATE {SCHEMA}.words SET word = 'theirs' WHERE id = 120".encode())
+            upgrading = pool.submit(upgrade, engine, waits=waits, versions=[folder])
+            while not locked_out(watcher):
+                assert not upgrading.done()
+            watcher.execute(f"DELETE FROM {SCHEMA}.backfills".encode())
+        with pytest.raises(SchemaMismatch, match=r"progress of the backfill of words \(upper\) was deleted"):
+            upgrading.result()
+    upgrade(engine, versions=[folder])
+    assert (left(engine), progress(engine)) == (0, [])

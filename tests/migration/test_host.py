@@ -39,11 +39,15 @@ def command(way: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "alembic", "-c", str(HOST / f"{way}.ini"), *arguments]
 
 
-def alembic(engine: Engine, way: str, *arguments: str) -> str:
+def run(engine: Engine, way: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     url = engine.url.render_as_string(hide_password=False)
-    done = subprocess.run(
+    return subprocess.run(
         command(way, *arguments), env={**os.environ, "SHOP_URL": url}, check=False, capture_output=True, text=True
     )
+
+
+def alembic(engine: Engine, way: str, *arguments: str) -> str:
+    done = run(engine, way, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -131,6 +135,49 @@ def test_a_host_takes_over_what_was_migrated_by_us(engine: Engine) -> None:
     with pytest.raises(SchemaMismatch, match="application"):
         upgrade(engine, schema=TASKS)
     assert not inspect(engine).has_table("alembic_version", schema=TASKS)
+
+
+@pytest.mark.parametrize("by", ["option", "search_path"])
+def test_a_hosts_version_table_in_our_schema_stays(engine: Engine, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    table = f'"{TASKS}".alembic_version'
+    with engine.begin() as connection:
+        connection.execute(text(f'CREATE SCHEMA "{TASKS}"'))
+        if by == "search_path":
+            connection.execute(text(f'ALTER DATABASE {engine.url.database} SET search_path = "{TASKS}", public'))
+    if by == "option":
+        monkeypatch.setenv("SHOP_VERSION_SCHEMA", TASKS)
+    engine.dispose()
+    alembic(engine, "owning", "upgrade", "shop_0001")
+    assert revision(engine, table) == ["shop_0001"]
+    alembic(engine, "owning", "upgrade", "solti@head")
+    assert revision(engine, table) == ["shop_0001", HEAD]
+    alembic(engine, "owning", "upgrade", "heads")
+    works(engine)
+    alembic(engine, "owning", "stamp", "heads")
+    assert revision(engine, table) == ["shop_0002", HEAD]
+    alembic(engine, "owning", "downgrade", "base")
+    assert revision(engine, table) == []
+
+
+def test_a_host_stamps_its_own_where_there_are_no_tables_of_ours(engine: Engine) -> None:
+    table = "public.alembic_version"
+    alembic(engine, "owning", "stamp", "shop_0001")
+    assert revision(engine, table) == ["shop_0001"]
+    refused = run(engine, "owning", "stamp", "solti@head")
+    assert (refused.returncode, "SchemaMismatch: there is nothing to stamp" in refused.stderr) == (1, True)
+    assert revision(engine, table) == ["shop_0001"]
+    alembic(engine, "owning", "stamp", "base")
+    assert revision(engine, table) == []
+    alembic(engine, "owning", "upgrade", "heads")
+    works(engine)
+
+
+def test_a_hosts_stamp_of_its_own_says_nothing_of_ours(engine: Engine) -> None:
+    upgrade(engine, schema=TASKS)
+    for own in ("shop_0001", "shop_0002", "shop@base"):
+        alembic(engine, "owning", "stamp", own)
+        assert of_the_store(engine) == [HEAD]
+    works(engine)
 
 
 def test_the_hosts_offline_script_builds_the_same(engine: Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from alembic import command
 from extra_migrations import write
-from sqlalchemy import create_engine, text
-from support import connect, spec
+from sqlalchemy import create_engine, event, text
+from support import connect, lock_waits, spec
 
-from solti_store import LockTimeout, SchemaMismatch, TaskStore
-from solti_store.migrate import Waits, config, downgrade, holding_lock, stamp, upgrade
+from solti_store import Invalid, LockTimeout, SchemaMismatch, TaskStore
+from solti_store.migrate import Waits, config, downgrade, holding_lock, script, stamp, upgrade
 from solti_store.ops.schema import invalid_indexes, revision
 from solti_store.sql.revision import HEAD
 from solti_store.sql.tables import SCHEMA
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import psycopg
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection, Engine
 
 ADD_COLUMN = 'op.execute(f"ALTER TABLE {SCHEMA}.tasks ADD COLUMN extra text")'
 OTHER_TABLE = 'op.execute(f"CREATE TABLE {SCHEMA}.other (id bigint)")'
@@ -311,3 +312,202 @@ def test_whoever_comes_second_waits_no_longer_than_told(engine: Engine, tmp_path
             upgrade(engine, waits=Waits(patience=timedelta(seconds=0.5)), versions=[tmp_path])
         go.set()
         held.result()
+
+
+# --- limits of the role, and what is left of the session -------------------------------------------
+
+
+@pytest.mark.parametrize("setting", ["statement_timeout", "idle_session_timeout", "transaction_timeout"])
+def test_a_limit_that_the_role_has_does_not_end_a_wait(
+    database_url: str, engine: Engine, tmp_path: Path, setting: str
+) -> None:
+    names = write(tmp_path, BUILD, ADD_COLUMN)
+    # A try, and the pause after it, are longer than the limit, which leaves time to a busy machine.
+    waits = Waits(lock_timeout=timedelta(seconds=2), patience=timedelta(minutes=10))
+    snapshot = f"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM {SCHEMA}.tasks".encode()
+    with ThreadPoolExecutor(1) as pool, connect(database_url) as holder, connect(database_url) as watcher:
+        if one(watcher, "SELECT current_setting(%s, true)", setting) is None:
+            # Before PostgreSQL 17 there is no limit for transactions.
+            setting = "statement_timeout"
+        watcher.execute(f"ALTER DATABASE {watcher.info.dbname} SET {setting} = '1s'".encode())
+        holder.execute(snapshot)
+        upgrading = pool.submit(upgrade, database_url, waits=waits, versions=[tmp_path])
+        # The last that it does. What begins after that it does not wait for.
+        phase = "SELECT phase FROM pg_stat_progress_create_index WHERE datname = current_database()"
+        until(
+            lambda: one(watcher, phase) == "waiting for old snapshots" or upgrading.done(),
+            "the build waits for the transaction",
+        )
+        begun = one(watcher, "SELECT clock_timestamp()")
+        until(lambda: one(watcher, "SELECT clock_timestamp() > %s + interval '2 s'", begun), "the limit has gone by")
+        assert not upgrading.done()
+        holder.execute(b"ROLLBACK; " + snapshot)
+        for condition in (True, False, True):
+            until(lambda: waits_for_tasks(watcher) is condition or upgrading.done(), "it wants its lock, and gives up")  # noqa: B023
+        holder.execute(b"ROLLBACK")
+        upgrading.result()
+        watcher.execute(f"ALTER DATABASE {watcher.info.dbname} RESET {setting}".encode())
+    assert found(engine) == names[-1]
+
+
+def settings(connection: Connection) -> dict[str, str]:
+    rows = connection.execute(text("SELECT name, setting FROM pg_settings WHERE context IN ('user', 'superuser')"))
+    # Not those of a library that was loaded meanwhile; and of the isolation, the driver's is SQLAlchemy's to set back.
+    return {name: setting for name, setting in rows if "." not in name and name != "transaction_isolation"}
+
+
+@pytest.fixture
+def pooled(database_url: str) -> Iterator[Engine]:
+    """An engine of one connection, whose owner has set it up."""
+    made = create_engine(database_url, pool_size=1, max_overflow=0)
+
+    @event.listens_for(made, "connect")
+    def set_up(driver: Any, _record: Any) -> None:
+        driver.execute("SET search_path = app, public")
+        driver.execute("SET lock_timeout = '7s'")
+        driver.execute("SET statement_timeout = '7min'")
+        driver.execute("SET client_connection_check_interval = '9s'")
+        driver.execute("SET default_transaction_isolation = 'serializable'")
+        driver.commit()
+
+    yield made
+    made.dispose()
+
+
+def test_the_settings_of_a_pools_session_are_as_before(pooled: Engine, tmp_path: Path) -> None:
+    write(tmp_path, ADD_COLUMN, BUILD)
+    with pooled.connect() as connection:
+        before, default = settings(connection), connection.dialect.default_schema_name
+    seen: list[str | None] = []
+    event.listen(pooled, "commit", lambda _connection: seen.append(pooled.dialect.default_schema_name))
+    upgrade(pooled, versions=[tmp_path])
+    with pooled.connect() as connection:
+        assert settings(connection) == before
+    # Nor do other connections of the engine see another default schema meanwhile.
+    assert set(seen) == {default}
+
+
+class _StoppedError(Exception):
+    """Raised in the place of a statement."""
+
+
+def test_whatever_fails_before_a_migration_the_lock_is_free_and_the_session_as_before(
+    database_url: str, pooled: Engine
+) -> None:
+    left, where = 0, ""
+
+    @event.listens_for(pooled, "before_cursor_execute")
+    def stop(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        nonlocal left, where
+        left -= 1
+        if left == 0:
+            where = statement
+            raise _StoppedError
+
+    @event.listens_for(pooled, "commit")
+    def stop_commit(_connection: Any) -> None:
+        stop(_connection, None, "COMMIT")
+
+    with pooled.connect() as connection:
+        before = settings(connection)
+    entered, statements = False, []
+    with connect(database_url) as watcher:
+        for number in range(1, 100):
+            left = number
+            try:
+                with pooled.connect() as connection, holding_lock(connection):
+                    entered, left = True, 0
+            except _StoppedError:
+                statements.append(where)
+            assert one(watcher, LOCKS) == 0, where
+            with pooled.connect() as connection:
+                left = 0
+                assert settings(connection) == before, where
+            if entered:
+                break
+    assert sum("pg_try_advisory_lock" in statement for statement in statements) == 1
+    # And the one after it.
+    assert statements[-1] == "COMMIT"
+    assert "pg_try_advisory_lock" in statements[-2]
+
+
+LOCKS = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+@pytest.mark.parametrize("name", ["lock_timeout", "patience"])
+@pytest.mark.parametrize("value", [timedelta(0), timedelta(microseconds=400), timedelta(days=60)])
+def test_what_is_no_timeout_of_postgresqls_is_refused(name: str, value: timedelta) -> None:
+    with pytest.raises(Invalid, match=f"{name} must be from 1 ms to 24 days.*got {value}") as refusal:
+        Waits(**{name: value})
+    assert refusal.value.field == name
+
+
+# --- interrupted -----------------------------------------------------------------------------------
+
+
+REPORTING = """
+import signal, sys; from pathlib import Path
+from solti_store.cli.exits import report
+from solti_store.migrate import upgrade
+# Whoever started this may have ignored it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    upgrade(sys.argv[1], versions=[Path(sys.argv[2])])
+except BaseException as error:
+    sys.exit(report(error))
+"""
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        BUILD,
+        'execute("LOCK TABLE solti.tasks")',
+        """backfill("tasks", {"id": "'b'"}, where="t.id = 'a'")""",
+        'with op.get_context().autocommit_block(): op.execute("UPDATE solti.tasks SET id = id")',
+    ],
+    ids=["build", "transaction", "backfill", "autocommit"],
+)
+@pytest.mark.parametrize("by", ["ctrl-c", "terminate"])
+def test_an_interrupted_upgrade_and_one_that_lost_its_connection_say_so(
+    database_url: str, engine: Engine, tmp_path: Path, step: str, by: str
+) -> None:
+    code, told = (130, "") if by == "ctrl-c" else (5, "error: the database cannot be reached")
+    TaskStore(engine).create("a", spec())
+    write(tmp_path, step)
+    with connect(database_url) as holder, connect(database_url) as watcher:
+        with holder.transaction():
+            holder.execute(f"UPDATE {SCHEMA}.tasks SET id = id".encode())
+            process = subprocess.Popen(
+                [sys.executable, "-c", REPORTING, database_url, str(tmp_path)], stderr=subprocess.PIPE, text=True
+            )
+            until(lambda: lock_waits(watcher), "the step waits for a lock")
+            if by == "ctrl-c":
+                process.send_signal(signal.SIGINT)
+            else:
+                watcher.execute(
+                    b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    b" WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                )
+            _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors[: len(told)], errors.count("\n")) == (code, told, bool(told))
+        until(lambda: one(watcher, LOCKS) == 0, "its session ends, and the lock with it")
+    upgrade(engine, versions=[tmp_path])
+
+
+# --- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Zz", '"zz"', "a b", "x" * 64, "", "_x"])
+@pytest.mark.parametrize(
+    "call", ["build_index({!r}, 'tasks', '(id)')", "build_index('a', {!r}, '(id)')", "drop_index({!r})"]
+)
+def test_a_name_that_would_mean_another_is_refused(engine: Engine, tmp_path: Path, name: str, call: str) -> None:
+    write(tmp_path, call.format(name))
+    with pytest.raises(Invalid, match=re.escape(f"up to 63 of a-z, 0-9 and _, got {name!r}")):
+        upgrade(engine, versions=[tmp_path])
+    with pytest.raises(Invalid, match="up to 63"):
+        script("head", versions=[tmp_path])

@@ -11,7 +11,12 @@ from sqlalchemy import NullPool, create_engine
 
 from solti_store import migrate as solti
 
-OPTIONS: dict[str, Any] = {"target_metadata": metadata, "include_schemas": True, **solti.branch(TASKS)}
+OPTIONS: dict[str, Any] = {
+    "target_metadata": metadata,
+    "include_schemas": True,
+    "version_table_schema": os.environ.get("SHOP_VERSION_SCHEMA"),
+    **solti.branch(TASKS),
+}
 
 
 def run_offline() -> None:
