@@ -75,14 +75,19 @@ SELECT_KEPT = text(
 #: it, and its name. The sequence of an identity column goes with its table.
 SELECT_FOREIGN = text(
     """
-    SELECT 'SCHEMA' AS kind, quote_ident(nspname) AS name FROM pg_namespace
+    SELECT 'SCHEMA' AS kind, quote_ident(nspname) AS name, 1 AS place FROM pg_namespace
     WHERE nspname IN (:schema, :reports) AND pg_get_userbyid(nspowner) <> :owner
     UNION ALL
-    SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+    SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END,
+           quote_ident(n.nspname) || '.' || quote_ident(c.relname), 2
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE n.nspname IN (:schema, :reports) AND c.relkind IN ('r', 'p', 'v') AND pg_get_userbyid(c.relowner) <> :owner
+    UNION ALL
+    SELECT 'FUNCTION', CAST(CAST(p.oid AS regprocedure) AS text), 3
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE n.nspname IN (:schema, :reports) AND pg_get_userbyid(p.proowner) <> :owner
     -- The schemas first: who takes a table has to be able to create in its schema.
-    ORDER BY kind
+    ORDER BY place
     """
 )
 
@@ -213,7 +218,10 @@ def work(schema: str, owner: str, name: str, kept: Iterable[str]) -> Iterator[st
     yield f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {tables} TO {role}"
     for table in kept:
         yield f"REVOKE INSERT, UPDATE, DELETE ON {tables}.{table} FROM {role}"
+    # Who writes a row runs the functions that check it; everybody may, unless somebody has taken that away.
+    yield f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {tables} TO {role}"
     yield f"GRANT SELECT ON ALL TABLES IN SCHEMA {reports} TO {role}"
+    yield from _by_default(owner, tables, "EXECUTE", role, on="FUNCTIONS")
     yield from _by_default(owner, tables, "SELECT, INSERT, UPDATE, DELETE", role)
     yield from _by_default(owner, reports, "SELECT", role)
 
@@ -252,9 +260,9 @@ def _nothing(schema: str, name: str) -> Iterator[str]:
         yield f"REVOKE ALL ON SCHEMA {quoted(one)} FROM {quoted(name)}"
 
 
-def _by_default(owner: str, schema: str, rights: str, role: str) -> Iterator[str]:
+def _by_default(owner: str, schema: str, rights: str, role: str, *, on: str = "TABLES") -> Iterator[str]:
     # So that what a later migration makes, or makes anew, is covered too.
-    for change in (f"REVOKE ALL ON TABLES FROM {role}", f"GRANT {rights} ON TABLES TO {role}"):
+    for change in (f"REVOKE ALL ON {on} FROM {role}", f"GRANT {rights} ON {on} TO {role}"):
         yield f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(owner)} IN SCHEMA {schema} {change}"
 
 

@@ -170,6 +170,8 @@ def owners(url: str, schema: str) -> set[str]:
         rows = connection.execute(
             "SELECT pg_get_userbyid(relowner) FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace"
             " WHERE nspname = ANY(%(names)s) UNION SELECT pg_get_userbyid(nspowner) FROM pg_namespace"
+            " WHERE nspname = ANY(%(names)s)"
+            " UNION SELECT pg_get_userbyid(proowner) FROM pg_proc JOIN pg_namespace AS n ON n.oid = pronamespace"
             " WHERE nspname = ANY(%(names)s)",
             {"names": [schema, report_schema(schema)]},
         ).fetchall()
@@ -187,6 +189,17 @@ def test_an_owner_takes_over_what_another_role_has_made(empty_database_url: str,
     upgrade(owner, schema=schema)
     with TaskStore.open(as_role(empty_database_url, f"{prefix}_worker"), schema=schema) as store:
         assert store.get("kept").id == "kept"
+    downgrade(owner, "base", schema=schema)
+
+
+def test_a_worker_needs_no_right_that_everybody_has(empty_database_url: str, prefix: str) -> None:
+    # As who hardens a server may have it: then nobody runs the functions of CHECKs without being told so.
+    with connect(empty_database_url) as connection:
+        connection.execute("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    upgrade(empty_database_url)
+    make(empty_database_url, prefix)
+    with TaskStore.open(as_role(empty_database_url, f"{prefix}_worker")) as store:
+        all_of_a_life(store)
 
 
 def test_a_table_that_is_held_is_not_waited_for_long(empty_database_url: str, prefix: str) -> None:

@@ -126,7 +126,7 @@ GOOD = [
     run("ALTER TABLE {SCHEMA}.tasks ADD COLUMN x text", "ALTER TABLE {SCHEMA}.tasks ADD COLUMN y int DEFAULT 7"),
     run("ALTER TABLE {SCHEMA}.tasks ADD COLUMN x int NOT NULL DEFAULT 7"),
     run("ALTER TABLE {SCHEMA}.tasks ADD CONSTRAINT k CHECK (seq > 0) NOT VALID"),
-    run("ALTER TABLE {SCHEMA}.tasks VALIDATE CONSTRAINT ck_tasks_id"),
+    run("ALTER TABLE {SCHEMA}.tasks VALIDATE CONSTRAINT ck_tasks_generation"),
     run("ALTER TABLE {SCHEMA}.tasks SET (autovacuum_vacuum_scale_factor = 0.01)"),
     run("ALTER TABLE {SCHEMA}.tasks ALTER COLUMN slot SET NOT NULL"),
     run(
@@ -144,7 +144,7 @@ GOOD = [
         "INSERT INTO {SCHEMA}.fresh SELECT 1 ON CONFLICT (id) DO UPDATE SET id = 2",
     ),
     # These only allow more.
-    run("ALTER TABLE {SCHEMA}.tasks DROP CONSTRAINT ck_tasks_id"),
+    run("ALTER TABLE {SCHEMA}.tasks DROP CONSTRAINT ck_tasks_generation"),
     run("ALTER TABLE {SCHEMA}.tasks ALTER COLUMN slot DROP NOT NULL"),
     run("ALTER TABLE {SCHEMA}.tasks DISABLE ROW LEVEL SECURITY"),
     'build_index("i", "tasks", "(created_at)")\n    drop_index("ix_tasks_kind_seq")',
