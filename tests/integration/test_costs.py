@@ -61,15 +61,15 @@ class Cost:
 
 # The most of some fifty runs, on a busy machine: the batches find their pages in an order that is not quite the same.
 MEASURED = {
-    "create": Cost(1, 1, 24, 1_808),
-    "create_many 1000": Cost(5, 7, 37_228, 1_818_276),
-    "claim 100": Cost(1, 1, 2_600, 98_600),
-    "finish_many 100": Cost(1, 1, 4_150, 118_500),
+    "create": Cost(1, 1, 20, 1_754),
+    "create_many 1000": Cost(5, 7, 32_300, 1_765_000),
+    "claim 100": Cost(1, 1, 2_500, 98_000),
+    "finish_many 100": Cost(1, 1, 3_450, 117_500),
     "empty claim": Cost(1, 1, 6, 0),
     "heartbeat": Cost(1, 1, 12, 314),
     "get": Cost(1, 1, 6, 0),
-    "update": Cost(2, 2, 42, 1_322),
-    "cancel": Cost(4, 6, 47, 867),
+    "update": Cost(2, 2, 40, 1_280),
+    "cancel": Cost(4, 6, 47, 855),
     "page of 100 with a selector": Cost(3, 3, 318, 0, buffers_before_17=518),
     "changes, 100 events": Cost(2, 2, 807, 0),
 }
