@@ -83,9 +83,11 @@ SELECT_FOREIGN = text(
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE n.nspname IN (:schema, :reports) AND c.relkind IN ('r', 'p', 'v') AND pg_get_userbyid(c.relowner) <> :owner
     UNION ALL
-    SELECT 'FUNCTION', CAST(CAST(p.oid AS regprocedure) AS text), 3
+    SELECT 'ROUTINE', CAST(CAST(p.oid AS regprocedure) AS text), 3
     FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
     WHERE n.nspname IN (:schema, :reports) AND pg_get_userbyid(p.proowner) <> :owner
+      AND NOT EXISTS (SELECT FROM pg_depend AS d
+                      WHERE d.classid = CAST('pg_proc' AS regclass) AND d.objid = p.oid AND d.deptype = 'e')
     -- The schemas first: who takes a table has to be able to create in its schema.
     ORDER BY place
     """

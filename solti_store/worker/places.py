@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -34,8 +33,8 @@ class Places:
         # First the places, then the watch: what ends in between gives its place back at once.
         left = list(abandoned)
         self._free = max(count - len(left), 0)
-        # Who waits, the longest first; also some who have stopped waiting. Nobody waits while a place is free.
-        self._turns: deque[asyncio.Future[None]] = deque()
+        # Who waits, the longest first; nobody while a place is free. A dict, because who stops waiting may be anywhere.
+        self._turns: dict[asyncio.Future[None], None] = {}
         for one in left:
             self._watch(one)
 
@@ -50,7 +49,7 @@ class Places:
             self._free -= 1
             return True
         turn: asyncio.Future[None] = self._loop.create_future()
-        self._turns.append(turn)
+        self._turns[turn] = None
         try:
             await control.wait(turn, wait_s)
         except asyncio.CancelledError:
@@ -59,9 +58,8 @@ class Places:
                 self._release()
             raise
         finally:
-            if not turn.done():
-                turn.cancel()
-        return not turn.cancelled()
+            self._turns.pop(turn, None)
+        return turn.done()
 
     def give_back(self, remains: Future[None] | None) -> None:
         """Free the place, unless something of its attempt remains: then once that has ended."""
@@ -72,12 +70,12 @@ class Places:
         self._watch(remains)
 
     def _release(self) -> None:
-        while self._turns:
-            turn = self._turns.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
+        if self._turns:
+            turn = next(iter(self._turns))
+            del self._turns[turn]
+            turn.set_result(None)
+        else:
+            self._free += 1
 
     def _watch(self, remains: Future[None]) -> None:
         self._lost += 1

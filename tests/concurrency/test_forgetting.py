@@ -51,7 +51,10 @@ def test_by_hand_nothing_of_the_deleted_is_left_and_all_of_the_others(
     assert left(database) == ["b", "d", *sorted(kept.values())]
     database.execute("DELETE FROM solti.tasks WHERE id = 'nobody'")
     assert len(left(database)) == 4
-    database.execute("DELETE FROM solti.tasks")
+    database.execute("TRUNCATE solti.tasks, solti.task_runs")
+    assert left(database) == []
+    store.create("e", spec("e"))
+    database.execute("TRUNCATE solti.tasks")
     assert left(database) == []
 
 

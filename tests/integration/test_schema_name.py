@@ -237,11 +237,17 @@ def test_dropping_one_leaves_the_other(engine: Engine) -> None:
 
 
 def test_a_schema_is_renamed_by_postgresqls_own_means(engine: Engine) -> None:
-    TaskStore(engine, schema=ODD_SCHEMA).create("a", spec())
+    TaskStore(engine, schema=ODD_SCHEMA).create_many([("a", spec("a")), ("b", spec("b"))])
     with engine.begin() as connection:
         for before, after in ((ODD_SCHEMA, "jobs"), (report_schema(ODD_SCHEMA), "jobs_report")):
             connection.execute(as_it_stands(f"ALTER SCHEMA {quoted(before)} RENAME TO {quoted(after)}"))
-    assert TaskStore(engine, schema="jobs").get("a").id == "a"
+    upgrade(engine, schema=ODD_SCHEMA)
+    another = TaskStore(engine, schema=ODD_SCHEMA)
+    another.create_many([("c", spec("c")), ("d", spec("d"))])
+    renamed = TaskStore(engine, schema="jobs")
+    assert renamed.delete("b")
+    assert [task.id for task in renamed.list()] == ["a"]
+    assert [task.id for task in another.list()] == ["c", "d"]
     downgrade(engine, "-1", schema="jobs")
     upgrade(engine, schema="jobs")
     with engine_in(engine, "jobs").connect() as connection:

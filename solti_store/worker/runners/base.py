@@ -39,9 +39,10 @@ class Control:
         remains: What of the attempt could not be ended, and goes on after its report; None if nothing.
     """
 
-    __slots__ = ("_asked", "_is_urgent", "_urgent", "_wakes", "outcome", "remains")
+    __slots__ = ("_asked", "_is_urgent", "_loop", "_urgent", "_wakes", "outcome", "remains")
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self.outcome: Outcome | None = None
         self.remains: Future[None] | None = None
         self._is_urgent = False
@@ -54,7 +55,7 @@ class Control:
     def asked(self) -> asyncio.Future[Outcome]:
         """Done once the attempt is to be stopped, with what to report then."""
         if self._asked is None:
-            self._asked = asyncio.get_running_loop().create_future()
+            self._asked = self._loop.create_future()
             if self.outcome is not None:
                 self._asked.set_result(self.outcome)
         return self._asked
@@ -63,7 +64,7 @@ class Control:
     def urgent(self) -> asyncio.Future[None]:
         """Done once it is to be killed, without a grace."""
         if self._urgent is None:
-            self._urgent = asyncio.get_running_loop().create_future()
+            self._urgent = self._loop.create_future()
             if self._is_urgent:
                 self._urgent.set_result(None)
         return self._urgent
@@ -92,17 +93,21 @@ class Control:
         """Wait for something, until the attempt is to be stopped or the time is up. One caller at a time.
 
         `asyncio.wait` does the same for any number of futures, at twice the cost.
+
+        Raises:
+            RuntimeError: Somebody waits already.
         """
         if awaited.done() or self.outcome is not None:
             return
-        loop = asyncio.get_running_loop()
-        over: asyncio.Future[None] = loop.create_future()
+        if self._wakes is not None:
+            raise RuntimeError("somebody waits for this attempt already")
+        over: asyncio.Future[None] = self._loop.create_future()
 
         def wake(_: object = None) -> None:
             if not over.done():
                 over.set_result(None)
 
-        timer = loop.call_later(max(seconds, 0.0), wake) if seconds <= _MAX_TIMER_S else None
+        timer = self._loop.call_later(max(seconds, 0.0), wake) if seconds <= _MAX_TIMER_S else None
         awaited.add_done_callback(wake)
         self._wakes = wake
         try:

@@ -61,6 +61,8 @@ class _Signal:
 
     @property
     def event(self) -> threading.Event:
+        if (event := self._event) is not None:  # who looks often shall not wait for others who do
+            return event
         with self._lock:
             if self._event is None:
                 self._event = threading.Event()
@@ -82,7 +84,7 @@ class EmbeddedCall:
     task_id: TaskId
     attempt: int
     spec: TaskSpec
-    _signal: _Signal = field(default_factory=_Signal, repr=False, compare=False)
+    _signal: _Signal = field(default_factory=_Signal, repr=False, compare=False, kw_only=True)
 
     @property
     def canceled(self) -> threading.Event:
@@ -133,7 +135,7 @@ class EmbeddedRunner:
         if function is None:
             return Outcome.failed(f"no function '{_shown(name)}' is registered here, only {self._known()}")
         signal = _Signal()
-        call = EmbeddedCall(claim.task_id, claim.attempt, claim.spec, signal)
+        call = EmbeddedCall(claim.task_id, claim.attempt, claim.spec, _signal=signal)
         try:
             running = (_Coroutine if _is_async(function) else _Thread)(function, call, signal)
         except RuntimeError as error:  # no more threads on this machine
