@@ -42,7 +42,10 @@ class Verdict:
         """Met, or missed by how much."""
         if self.ratio is None:
             return "not measured"
-        return "met" if self.ratio >= self.aim else f"missed by {(1 - self.ratio / self.aim) * 100:.0f} %"
+        if self.ratio >= self.aim:
+            return "met"
+        percent = f"{(1 - self.ratio / self.aim) * 100:.0f}"
+        return f"missed by {percent if percent != '0' else 'less than 1'} %"
 
 
 def is_ours(lane: str) -> bool:
