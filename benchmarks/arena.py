@@ -14,7 +14,6 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import make_url
 
-from benchmarks.replay import noting_engine
 from solti_store import Subprocess, TaskSpec, TaskStore
 from solti_store.migrate import upgrade
 
@@ -43,13 +42,11 @@ class Arena:
 
     Attributes:
         store: As `TaskStore.open` makes it.
-        observed: Another on the same database, for `record`.
         single: A bare connection in autocommit mode.
         several: A bare connection that begins a transaction at its first statement.
     """
 
     store: TaskStore
-    observed: TaskStore
     single: psycopg.Connection[Any]
     several: psycopg.Connection[Any]
 
@@ -103,15 +100,12 @@ def arena(url: str | None, *, keep: str | None = None) -> Iterator[Arena]:
                 admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             try:
                 upgrade(target)
-                noting = noting_engine(target)
-                noting.connect().close()  # SQLAlchemy's own questions come with the first connection
                 with (
                     TaskStore.open(target, max_slot_queue=10**9) as store,
                     psycopg.connect(bare, autocommit=True) as single,
                     psycopg.connect(bare) as several,
                 ):
-                    yield Arena(store, TaskStore(noting), single, several)
-                noting.dispose()
+                    yield Arena(store, single, several)
             finally:
                 if not keep:
                     admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -49,7 +49,7 @@ class Create:
         self._arena = arena
         arena.fill(0)
         ((new, spec),) = _new(1)
-        self._script = record(lambda: arena.observed.create(new, spec))
+        self._script = record(lambda: arena.store.create(new, spec))
 
     def ours(self, operations: int) -> Callable[[], object]:
         """`TaskStore.create`."""
@@ -160,7 +160,7 @@ class Get:
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         self._ids = arena.fill(1000)
-        self._script = record(lambda: arena.observed.get(self._ids[0]))
+        self._script = record(lambda: arena.store.get(self._ids[0]))
 
     def _some(self, operations: int) -> list[str]:
         return list(itertools.islice(itertools.cycle(self._ids), operations))
@@ -198,7 +198,7 @@ class Replace:
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         self._ids = arena.fill(2)
-        self._script = record(lambda: self._operation(arena.observed, self._ids[0], _others(1)[0], 1))
+        self._script = record(lambda: self._operation(arena.store, self._ids[0], _others(1)[0], 1))
 
     def _operation(self, store: TaskStore, task_id: str, spec: TaskSpec, version: int) -> None:
         store.replace(task_id, spec, expected_version=version)
@@ -258,8 +258,8 @@ class ClaimAndFinish:
         self._operation()  # the agent now knows the route, as it does ever after
         claims: list[Claim] = []
         self._script = record(
-            lambda: claims.extend(arena.observed.claim(self._agent, limit=batch)),
-            lambda: arena.observed.finish_many([(claim, Outcome.succeeded(0)) for claim in claims]),
+            lambda: claims.extend(arena.store.claim(self._agent, limit=batch)),
+            lambda: arena.store.finish_many([(claim, Outcome.succeeded(0)) for claim in claims]),
         )
 
     def _operation(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import random
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg import sql
 
 from benchmarks.arena import Arena, arena
@@ -167,17 +167,15 @@ def explain(field: Arena, page: Page) -> str:
     """The plans of a page's statements, generic and custom; a scan of a whole table is called out."""
     lines = [f"--- {page.name}: {page.selector or 'everything'} {page.phase} {page.where}"]
     connection = field.several
-    for statement in record(lambda: field.observed.list(page.query)).statements:
+    for statement in record(lambda: field.store.list(page.query)).statements:
         # Only a prepared statement can have a generic plan.
-        connection.execute(statement.sql, statement.parameters, prepare=True)
+        psycopg.RawCursor(connection).execute(statement.sql, list(statement.parameters.values()), prepare=True)
         ((name, text),) = connection.execute(
             "SELECT name, statement FROM pg_prepared_statements ORDER BY prepare_time DESC LIMIT 1"
         ).fetchall()
         lines += ["", *text.splitlines()]
-        # Numbered as they occur.
-        names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement.sql)))
-        values = sql.SQL(", ").join(sql.Literal(_plain(statement.parameters[name])) for name in names)
-        call = sql.SQL("({})").format(values) if names else sql.SQL("")
+        values = sql.SQL(", ").join(sql.Literal(_plain(value)) for value in statement.parameters.values())
+        call = sql.SQL("({})").format(values) if statement.parameters else sql.SQL("")
         for mode in ("force_generic_plan", "force_custom_plan"):
             connection.execute(sql.SQL("SET LOCAL plan_cache_mode = {}").format(sql.Literal(mode)))
             asked = sql.SQL("EXPLAIN (ANALYZE, BUFFERS) EXECUTE {}{}").format(sql.Identifier(name), call)

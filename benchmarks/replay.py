@@ -6,21 +6,23 @@ reached the driver. Only the parameters that name other tasks are exchanged.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, LiteralString, Self
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import psycopg
 
-from solti_store.engine import open_engine
-from solti_store.sql.tables import SCHEMA
+from solti_store.sql.driver import Prepared, Row, is_autocommit, native
+from solti_store.sql.naming import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Engine
+    from sqlalchemy import Connection
 
-__all__ = ["Script", "noting_engine", "record"]
+__all__ = ["Script", "record"]
 
 
 def _all(values: list[Any]) -> list[Any]:
@@ -46,9 +48,9 @@ class _Statement:
     """One statement, as the driver got it.
 
     Attributes:
-        sql: Its text, with psycopg's placeholders.
-        parameters: Its parameters, as the driver got them.
-        columns: The names of its columns.
+        sql: Its text, with the server's placeholders.
+        parameters: Its parameters by name, as the driver got them, in the order of their numbers.
+        columns: The names of its columns, if there were rows.
         rows: How many rows it returned; a replay that returns another number is not the same work.
         transaction: Whether a transaction was open.
         commit: Whether the transaction ended after it.
@@ -56,7 +58,7 @@ class _Statement:
         fed: Parameters that earlier rows fill.
     """
 
-    sql: LiteralString
+    sql: bytes
     parameters: dict[str, Any]
     columns: tuple[str, ...]
     rows: int
@@ -96,10 +98,11 @@ class Script:
             for name in one.fed:
                 # In the type that the driver was given: it decides how a list is sent.
                 one.parameters[name] = _as(one.parameters[name], _FED[name][1](known[name]))
-            cursor = (several if one.transaction else single).execute(one.sql, one.parameters)
-            found = cursor.fetchall() if one.columns else ()
-            if len(found) != one.rows:
-                raise RuntimeError(f"replayed for {len(found)} rows, recorded for {one.rows}: {one.sql}")
+            cursor = psycopg.RawCursor(several if one.transaction else single)
+            cursor.execute(one.sql, list(one.parameters.values()))
+            found = cursor.fetchall() if one.rows else ()
+            if cursor.rowcount != one.rows:
+                raise RuntimeError(f"replayed for {cursor.rowcount} rows, recorded for {one.rows}: {one.sql!r}")
             for name, place in one.feeds:
                 known[name] = [row[place] for row in found]
             if one.commit:
@@ -107,45 +110,49 @@ class Script:
 
 
 def _as(like: object, value: object) -> object:
-    return type(like)(value) if isinstance(like, list) and isinstance(value, list) else value
-
-
-class _Noting(psycopg.Cursor[Any]):
-    """A cursor that notes what it is given, while somebody listens."""
-
-    notes: ClassVar[list[_Statement] | None] = None
-
-    def execute(self, query: Any, params: Any = None, **options: Any) -> Self:  # noqa: ANN401 - psycopg's signature
-        super().execute(query, params, **options)
-        # Not the pool's question whether a connection that was idle still lives.
-        if self.notes is not None and SCHEMA in query:
-            columns = tuple(column.name for column in self.description or ())
-            rows = self.rowcount if columns else 0
-            self.notes.append(_Statement(query, dict(params or {}), columns, rows, not self.connection.autocommit))
-        return self
-
-
-def noting_engine(url: str) -> Engine:
-    """An engine for `record`; too slow to be measured."""
-    return open_engine(url, connect_args={"cursor_factory": _Noting})
+    if not isinstance(value, list):
+        return value
+    return type(like)(value) if isinstance(like, list) else "{" + ",".join(map(str, value)) + "}"
 
 
 def record(*operations: Callable[[], object]) -> Script:
-    """Run operations of a store on a `noting_engine`, and note what they send.
+    """Run operations of a store, and note what they send.
 
     Args:
         operations: Each calls the store once: what it does in a transaction ends with the call.
     """
     noted: list[_Statement] = []
     for operation in operations:
-        _Noting.notes = []
-        try:
+        with _noting() as notes:
             operation()
-            *others, last = _Noting.notes
-        finally:
-            _Noting.notes = None
+        *others, last = notes
         noted += [*others, replace(last, commit=last.transaction)]
     return Script(tuple(_linked(noted)))
+
+
+@contextmanager
+def _noting() -> Iterator[list[_Statement]]:
+    """What goes to the driver meanwhile."""
+    notes: list[_Statement] = []
+    run = Prepared.all
+
+    def run_and_note(statement: Prepared, connection: Connection, given: Mapping[str, Any]) -> list[Row]:
+        rows = run(statement, connection, given)
+        text, names = native(statement.text, SCHEMA)
+        values = statement.parameters(given)
+        notes.append(
+            _Statement(
+                text,
+                {name: values[name] for name in names},
+                rows[0]._fields if rows else (),
+                len(rows),
+                not is_autocommit(connection),
+            )
+        )
+        return rows
+
+    with patch.object(Prepared, "all", run_and_note):
+        yield notes
 
 
 def _linked(noted: Sequence[_Statement]) -> list[_Statement]:

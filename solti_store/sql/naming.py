@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ __all__ = [
     "renamed",
     "report_schema",
     "schema_of",
-    "text_on",
     "translations",
 ]
 
@@ -68,21 +66,10 @@ def renamed(sql: str, schema: str) -> str:
     return _NAME.sub(name, sql)
 
 
-@lru_cache(maxsize=4096)
-def _for_psycopg(sql: str, schema: str) -> str:
-    return renamed(sql, schema.replace("%", "%%"))
-
-
 def schema_of(connection: Connection) -> str:
     """The schema that the package's statements are about on this connection."""
     schema: str | None = connection.get_execution_options().get(_OPTION)
     return SCHEMA if schema is None else schema
-
-
-def text_on(connection: Connection, sql: str) -> str:
-    """A statement's text, as psycopg gets it with parameters, for the connection's schema."""
-    schema: str | None = connection.get_execution_options().get(_OPTION)
-    return sql if schema is None else _for_psycopg(sql, schema)
 
 
 def translations(connection: Connection) -> dict[str, Any]:

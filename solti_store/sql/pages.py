@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from solti_store.sql import selectors
 from solti_store.sql.driver import Prepared
 from solti_store.sql.tables import agents, task_status, tasks
-from solti_store.sql.types import Instant, array_param, bigints_param
+from solti_store.sql.types import Instant, array_param
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
@@ -132,7 +132,7 @@ def page(shape: Shape) -> Prepared:
 def _any_candidate() -> ColumnElement[int]:
     # In a subquery, so that the planner does not see how many there are. It would plan anew for each number, and
     # compile the plan (60 ms) from some thousands on.
-    return func.any(cast(select(bigints_param("candidates")).scalar_subquery(), ARRAY(BigInteger)))
+    return func.any(cast(select(array_param("candidates", "bigint")).scalar_subquery(), ARRAY(BigInteger)))
 
 
 def _ordered(*keys: ColumnElement[Any], descending: bool) -> list[ColumnElement[Any]]:

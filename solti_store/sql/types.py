@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import UserDefinedType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from sqlalchemy import ColumnElement, Dialect
@@ -25,7 +25,6 @@ __all__ = [
     "Tid",
     "Xid8",
     "array_param",
-    "bigints_param",
     "json_param",
     "later",
 ]
@@ -72,20 +71,19 @@ class BinaryArray(UserDefinedType[Any]):
         return _BinaryList
 
 
-class _Bigints(UserDefinedType[Any]):
-    """The type of an array of integers that goes out as text: for thousands of them a tenth of what psycopg takes."""
+class _IntegerArray(UserDefinedType[Any]):
+    """The type of an array of integers that goes out as text: psycopg takes a third of the time of the binary one."""
 
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], str]:
         """Write the array's text."""
         del dialect
-        return lambda integers: "{" + ",".join(map(str, integers)) + "}"
+        return _integers
 
 
-def bigints_param(name: str) -> Cast[Any]:
-    """A bound array of bigint, for many of them."""
-    return cast(bindparam(name, type_=_Bigints()), ARRAY(BigInteger))
+def _integers(values: Iterable[int | None]) -> str:
+    return "{" + ",".join(["NULL" if value is None else f"{value:d}" for value in values]) + "}"
 
 
 _ELEMENTS: dict[str, TypeEngine[Any] | type[TypeEngine[Any]]] = {
@@ -100,7 +98,8 @@ _ELEMENTS: dict[str, TypeEngine[Any] | type[TypeEngine[Any]]] = {
 
 def array_param(name: str, element: str) -> Cast[Any]:
     """A bound array; one prepared statement serves every length, where `IN` would need one each."""
-    return cast(bindparam(name, type_=BinaryArray()), ARRAY(_ELEMENTS[element]))
+    parameter = _IntegerArray() if element in ("bigint", "integer") else BinaryArray()
+    return cast(bindparam(name, type_=parameter), ARRAY(_ELEMENTS[element]))
 
 
 def json_param(name: str) -> Cast[Any]:
