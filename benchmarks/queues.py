@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["WORKS", "in_turn"]
 
 CLIENTS = 16
-POLLS_MS = (2, 10, 500)
-# Those whose worker waits for tasks, and how; ours looks, at intervals that are measured.
+# Our worker: woken, and without that, by looking at intervals.
+WOKEN = 0
+POLLS_MS = (WOKEN, 2, 500)
+# Those whose worker waits for tasks, and how.
 WAITING = {
     "pgqueuer's manager": "LISTEN",
     "procrastinate": "LISTEN",
@@ -124,12 +126,13 @@ def starting(lab: Lab) -> Iterator[Series]:
         lab.note(missing)
         for number, lane in in_turn(sizes.rounds, found):
             for poll in POLLS_MS if lane.peer.is_ours else (500 if lane.peer.name == "pg-boss" else 10,):
-                name = f"{lane.peer.name}, {poll} ms" if lane.peer.is_ours else lane.peer.name
-                how = f"looks every {poll} ms" if lane.peer.is_ours else WAITING[lane.peer.name]
+                name, how = (
+                    _ours(lane.peer.name, poll) if lane.peer.is_ours else (lane.peer.name, WAITING[lane.peer.name])
+                )
                 say(f"latency, {name}, {number + 1}")
                 worker = lane.processes[0]
                 worker.ask(f"listen {poll}")
-                took[name, how] += _waits(lane, poll, sizes.waits, dice)
+                took[name, how] += _waits(lane, poll or 10, sizes.waits, dice)
                 for case, unit, value in _idle(lane, sizes.idle_s) if number == sizes.rounds - 1 else ():
                     spent[case, unit, name].append(value)
                 worker.ask("stop")
@@ -137,6 +140,10 @@ def starting(lab: Lab) -> Iterator[Series]:
         yield Series("create to start, idle", name, "ms", values, less=True, how=how)
     for (case, unit, name), values in spent.items():
         yield Series(case, name, unit, values, less=True)
+
+
+def _ours(name: str, poll: int) -> tuple[str, str]:
+    return (f"{name}, {poll} ms", f"looks every {poll} ms") if poll != WOKEN else (name, "LISTEN while it waits")
 
 
 def _waits(lane: Lane, poll: int, waits: int, dice: random.Random) -> Iterator[float]:

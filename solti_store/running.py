@@ -17,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from solti_store.errors import Invalid, SchemaMismatch, StoreUnavailable, TransactionAborted
 from solti_store.faults import Fault, classify, may_be_schema, translate
 from solti_store.ops import schema
+from solti_store.ops.waking import wake_if_possible
 from solti_store.retry import Attempts
 from solti_store.sql.driver import is_autocommit
 from solti_store.sql.naming import in_schema
@@ -45,11 +46,13 @@ class Mode:
         single: Whether its first statement is all that it changes: then it needs no BEGIN and COMMIT around it,
             which is two round trips less.
         snapshot: Whether all its statements, which then only read, have to see the same state.
+        wakes: Whether workers that wait are woken after its commit.
     """
 
     effect: Effect
     single: bool
     snapshot: bool = False
+    wakes: bool = False
 
 
 def _level(mode: Mode, connection: Connection) -> IsolationLevel | None:
@@ -117,6 +120,9 @@ class Pooled:
                     committing = True
                     if not mode.single:
                         conn.commit()
+                    if mode.wakes:
+                        conn.execution_options(isolation_level="AUTOCOMMIT")
+                        wake_if_possible(conn)
                     return result
             except DBAPIError as error:
                 if may_be_schema(error) and (mismatch := self._mismatch()):
@@ -145,7 +151,7 @@ class AsyncPooled:
     """The async twin of `Pooled`."""
 
     def __init__(self, engine: AsyncEngine, policy: RetryPolicy) -> None:
-        self._engine = engine
+        self.engine = engine
         self._policy = policy
 
     async def __call__(  # noqa: D102
@@ -160,7 +166,7 @@ class AsyncPooled:
         while True:
             committing = False
             try:
-                async with self._engine.connect() as conn:
+                async with self.engine.connect() as conn:
                     if level := _level(mode, _sync(conn)):
                         await conn.execution_options(isolation_level=level)
                     committing = mode.single
@@ -168,6 +174,9 @@ class AsyncPooled:
                     committing = True
                     if not mode.single:
                         await conn.commit()
+                    if mode.wakes:
+                        await conn.execution_options(isolation_level="AUTOCOMMIT")
+                        await conn.run_sync(wake_if_possible)
                     return result
             except DBAPIError as error:
                 if may_be_schema(error) and (mismatch := await self._mismatch()):
@@ -181,7 +190,7 @@ class AsyncPooled:
 
     async def _mismatch(self) -> SchemaMismatch | None:
         try:
-            async with self._engine.connect() as conn:
+            async with self.engine.connect() as conn:
                 await conn.execution_options(isolation_level="AUTOCOMMIT")
                 await conn.run_sync(schema.check)
         except SchemaMismatch as mismatch:

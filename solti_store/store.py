@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from solti_store import engine as engines
 from solti_store.errors import Invalid, SoltiStoreError, VersionConflict
+from solti_store.listening import Ear
 from solti_store.model import DEFAULT_LIMIT, MAX_LIMIT, TASK_KINDS, Bookmark, TaskQuery
-from solti_store.ops import agents, arguments, claims, closing, feed, label_index, listing, rollups, rows, tasks
+from solti_store.ops import agents, arguments, claims, closing, feed, label_index, listing, rollups, rows, tasks, waking
 from solti_store.ops import doctor as doctoring
 from solti_store.ops import retention as retaining
 from solti_store.ops import schema as fitness
@@ -73,6 +74,9 @@ FENCED = Mode(Effect.FENCED, single=True)
 ONCE = Mode(Effect.ONCE, single=True)
 BATCH_FENCED = Mode(Effect.FENCED, single=False)
 BATCH_ONCE = Mode(Effect.ONCE, single=False)
+# After these there is, or may be, something to do.
+ADMITTING_FENCED = Mode(Effect.FENCED, single=False, wakes=True)
+ADMITTING_ONCE = Mode(Effect.ONCE, single=False, wakes=True)
 
 
 def _migrate(url: URL, schema: str) -> None:
@@ -80,6 +84,10 @@ def _migrate(url: URL, schema: str) -> None:
     from solti_store.migrate import upgrade  # noqa: PLC0415
 
     upgrade(url, schema=schema)
+
+
+def _needs_pool(what: str) -> Invalid:
+    return Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
 
 
 class TaskStore:
@@ -168,7 +176,7 @@ class TaskStore:
 
     def _require_pool(self, what: str) -> None:
         if not isinstance(self._run, Pooled):
-            raise Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
+            raise _needs_pool(what)
 
     def close(self) -> None:
         """Close the connections that `open` made."""
@@ -195,7 +203,7 @@ class TaskStore:
         """
         task = self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
         if task is None:
-            task = self._run(tasks.enter, BATCH_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+            task = self._run(tasks.enter, ADMITTING_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
         return task
 
     def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
@@ -209,7 +217,15 @@ class TaskStore:
             SlotQueueFull: One of the tasks would wait, and as many as may wait already.
             Invalid: An id occurs twice.
         """
-        return self._run(tasks.create_many, BATCH_ONCE, list(items), max_slot_queue=self._max_slot_queue)
+        return self._run(tasks.create_many, ADMITTING_ONCE, list(items), max_slot_queue=self._max_slot_queue)
+
+    def wake(self) -> None:
+        """Have the workers that wait look for tasks now: for after the commit of a transaction that created some.
+
+        What this store commits itself, it tells them. Inside a transaction (`using`) this takes effect with its commit,
+        and then all that do so commit one after the other.
+        """
+        self._run(waking.wake, READ)
 
     def get(self, task_id: str) -> Task:
         """Read a task.
@@ -550,9 +566,9 @@ class TaskStore:
         if left := finishing.left:
             finishing.decided(self._run(closing.finish_untouched, FENCED, left))
         if left := finishing.left:
-            finishing.decided(self._run(closing.finish_free, BATCH_FENCED, left))
+            finishing.decided(self._run(closing.finish_free, ADMITTING_FENCED, left))
         if left := finishing.left:
-            finishing.decided(dict(enumerate(self._run(closing.finish_many, BATCH_FENCED, left))))
+            finishing.decided(dict(enumerate(self._run(closing.finish_many, ADMITTING_FENCED, left))))
         return finishing.answers
 
     def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
@@ -565,7 +581,7 @@ class TaskStore:
             limit: The most agents, the most overdue attempts, and the most queues, of one call.
             grace: How long past its deadline an attempt is left to its worker, to stop and report it.
         """
-        return self._run(closing.reap, BATCH_FENCED, limit=limit, grace=grace)
+        return self._run(closing.reap, ADMITTING_FENCED, limit=limit, grace=grace)
 
     def prune(self, retention: Retention = Retention(), *, limit: int = MAX_LIMIT) -> Pruned:
         """Delete what is over and kept no longer: final tasks, runs, agents. Never what is active.
@@ -592,7 +608,7 @@ class TaskStore:
 
     def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """Close the agent; what it still runs ends as if it had fallen silent."""
-        return self._run(closing.sign_off, BATCH_FENCED, agent)
+        return self._run(closing.sign_off, ADMITTING_FENCED, agent)
 
 
 class AsyncTaskStore:
@@ -661,7 +677,7 @@ class AsyncTaskStore:
 
     def _require_pool(self, what: str) -> None:
         if not isinstance(self._run, AsyncPooled):
-            raise Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
+            raise _needs_pool(what)
 
     async def close(self) -> None:
         """As `TaskStore.close`."""
@@ -682,12 +698,26 @@ class AsyncTaskStore:
         """As `TaskStore.create`."""
         task = await self._run(tasks.create, ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
         if task is None:
-            task = await self._run(tasks.enter, BATCH_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
+            task = await self._run(tasks.enter, ADMITTING_ONCE, task_id, spec, max_slot_queue=self._max_slot_queue)
         return task
 
     async def create_many(self, items: Iterable[tuple[str, TaskSpec]]) -> Sequence[Task]:
         """As `TaskStore.create_many`."""
-        return await self._run(tasks.create_many, BATCH_ONCE, list(items), max_slot_queue=self._max_slot_queue)
+        return await self._run(tasks.create_many, ADMITTING_ONCE, list(items), max_slot_queue=self._max_slot_queue)
+
+    async def wake(self) -> None:
+        """As `TaskStore.wake`."""
+        await self._run(waking.wake, READ)
+
+    def listen(self) -> Ear:
+        """What a worker hears on that tasks were created: a context manager, with a connection of its own.
+
+        Raises:
+            Invalid: The store was made by `using`.
+        """
+        if not isinstance(self._run, AsyncPooled):
+            raise _needs_pool("listen()")
+        return Ear(self._run.engine)
 
     async def get(self, task_id: str) -> Task:
         """As `TaskStore.get`."""
@@ -866,14 +896,14 @@ class AsyncTaskStore:
         if left := finishing.left:
             finishing.decided(await self._run(closing.finish_untouched, FENCED, left))
         if left := finishing.left:
-            finishing.decided(await self._run(closing.finish_free, BATCH_FENCED, left))
+            finishing.decided(await self._run(closing.finish_free, ADMITTING_FENCED, left))
         if left := finishing.left:
-            finishing.decided(dict(enumerate(await self._run(closing.finish_many, BATCH_FENCED, left))))
+            finishing.decided(dict(enumerate(await self._run(closing.finish_many, ADMITTING_FENCED, left))))
         return finishing.answers
 
     async def reap(self, *, limit: int = DEFAULT_LIMIT, grace: timedelta = DEFAULT_GRACE) -> Sequence[Reaped]:
         """As `TaskStore.reap`."""
-        return await self._run(closing.reap, BATCH_FENCED, limit=limit, grace=grace)
+        return await self._run(closing.reap, ADMITTING_FENCED, limit=limit, grace=grace)
 
     async def prune(self, retention: Retention = Retention(), *, limit: int = MAX_LIMIT) -> Pruned:
         """As `TaskStore.prune`."""
@@ -885,4 +915,4 @@ class AsyncTaskStore:
 
     async def sign_off(self, agent: Agent) -> Sequence[Reaped]:
         """As `TaskStore.sign_off`."""
-        return await self._run(closing.sign_off, BATCH_FENCED, agent)
+        return await self._run(closing.sign_off, ADMITTING_FENCED, agent)

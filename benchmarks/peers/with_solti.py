@@ -71,9 +71,10 @@ class Solti:
         return count
 
     async def listen(self, started: Callable[[], None], poll_ms: float) -> None:
-        """Have the worker look every so many milliseconds."""
+        """Have the worker wait for tasks; or only look, every so many milliseconds."""
         self._waiting = await AsyncTaskStore.open(self._url)
-        self._worker = _worker(self._waiting, started, poll=timedelta(milliseconds=poll_ms))
+        options = {"poll": timedelta(milliseconds=poll_ms), "listen": False} if poll_ms else {}
+        self._worker = _worker(self._waiting, started, **options)
         self._running = asyncio.create_task(self._worker.run())
         await asyncio.sleep(1)
 

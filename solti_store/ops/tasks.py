@@ -12,6 +12,7 @@ from solti_store.errors import AlreadyExists, Invalid, NotFound, VersionConflict
 from solti_store.faults import is_owner_conflict
 from solti_store.model import TaskId, Timestamp
 from solti_store.ops import arguments, rows, slots
+from solti_store.ops.waking import wake_if_possible
 from solti_store.rules.routing import route_of
 from solti_store.sql import tasks as sql
 from solti_store.sql.driver import is_autocommit
@@ -60,6 +61,8 @@ def create(
             return None
         raise
     if row is not None:
+        if row.somebody_waits and is_autocommit(conn):
+            wake_if_possible(conn)
         return rows.new_task(checked, spec, Timestamp.from_datetime(row.created_at))
     slots.judge(conn, [(checked, spec, text)], max_waiting=max_slot_queue)
     return None

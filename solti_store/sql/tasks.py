@@ -29,6 +29,7 @@ from solti_store.sql.driver import Prepared
 from solti_store.sql.events import CHANGED, DELETING, deletion, event
 from solti_store.sql.tables import LATEST, OWNER, routes, task_status, tasks
 from solti_store.sql.types import NOW, Instant, array_param, json_param
+from solti_store.sql.waking import SOMEBODY_WAITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,9 +127,10 @@ def _insert(rows: FromClause, new_routes: Callable[[CTE], CTE], *, decided: bool
         literal("pending", Text).label("phase"),
         literal(0).label("attempt"),
     ).cte("created")
-    return select(new_task.c.seq, new_task.c.id, new_task.c.created_at).add_cte(
-        new_routes(new_task), new_status, event(created, "created", before=None)
-    )
+    found = select(new_task.c.seq, new_task.c.id, new_task.c.created_at)
+    if "ord" not in rows.c:
+        found = found.add_columns(SOMEBODY_WAITS.label("somebody_waits"))
+    return found.add_cte(new_routes(new_task), new_status, event(created, "created", before=None))
 
 
 def _new_route(written: CTE) -> CTE:
@@ -153,7 +155,7 @@ _one = select(
     bindparam("task_slot", type_=Text()).label("slot"),
 ).cte("input")
 
-#: Creates one task as its slot's owner; no row when the id is taken, or the slot.
+#: Creates one task as its slot's owner; no row when the id is taken, or the slot. Says whether to wake somebody.
 INSERT = Prepared(_insert(_one, _new_route, decided=False))
 
 _given_arrays = (

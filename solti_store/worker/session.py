@@ -14,6 +14,7 @@ from solti_store.worker.lease import OUTAGES, Lease, jittered
 from solti_store.worker.places import Places
 from solti_store.worker.reporting import Reporter
 from solti_store.worker.runners.base import Control, Terms
+from solti_store.worker.waking import Waking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,7 @@ class Settings:
     prefetch: int
     lease: timedelta
     poll_s: float
+    listen: bool
     grace_s: float
     env: RunnerEnv
     output_tail: int
@@ -92,6 +94,8 @@ class Session:
             on_cancel=self._cancel,
             on_change=self._changed.set,
         )
+        self._has_news = False
+        self._waking = Waking(store, patience_s=self._lease.seconds, on_news=self._hear)
         self._reporter = Reporter(store, patience_s=self._lease.seconds, tell=self._tell, on_change=self._changed.set)
 
     async def run(self, *, until_idle: bool) -> WorkerReport:
@@ -102,6 +106,8 @@ class Session:
             async with asyncio.TaskGroup() as self._group:
                 keeping = [self._lease.keep(), self._reporter.keep(), self._keep_house(), self._keep_index()]
                 keeping.append(self._keep_rolled_up())
+                if self._settings.listen and not until_idle:
+                    keeping.append(self._waking.keep())
                 if self._settings.retention is not None:
                     keeping.append(self._keep_pruned(self._settings.retention))
                 keepers = [self._group.create_task(keep) for keep in keeping]
@@ -144,12 +150,18 @@ class Session:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _pause(self, *, early: bool) -> None:
+    async def _pause(self, seconds: float, *, early: bool) -> None:
         try:
-            async with asyncio.timeout(jittered(self._settings.poll_s)):
-                await self._until(lambda: self._draining or (early and self._is_idle()))
+            async with asyncio.timeout(jittered(seconds)):
+                await self._until(lambda: self._draining or self._has_news or (early and self._is_idle()))
         except TimeoutError:
             return
+
+    def _hear(self, *, sure: bool) -> None:
+        if sure and (agent := self._lease.agent) is not None:
+            agent.cursor.expects_some()
+        self._has_news = True
+        self._changed.set()
 
     # --- claiming ---
 
@@ -161,12 +173,14 @@ class Session:
             # Looked at before the claim: what ends while it is under way may leave its task due again.
             idle = self._is_idle()
             free = self._room()
+            self._has_news = False
             claims = await self._claim(free)
             if until_idle and idle and claims == 0:
                 return
             if claims != free:
                 # Who waits for idleness looks again as soon as all is reported, unless the store is in trouble.
-                await self._pause(early=until_idle and claims is not None)
+                seconds = self._waking.wait_s(self._settings.poll_s, found=bool(claims))
+                await self._pause(seconds, early=until_idle and claims is not None)
 
     def _room(self) -> int:
         """How many more attempts to claim. None ahead, if there is no place in which they could ever begin."""

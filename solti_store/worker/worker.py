@@ -41,6 +41,7 @@ class Worker:
             most 1000. Their timeouts run from the claim.
         lease: How long it may be out of touch before its attempts are taken away. It kills them itself before.
         poll: The pause between two looks for due tasks when there were none.
+        listen: Whether new tasks wake it from that pause, by one connection more than the store's.
         kill_grace: From SIGTERM to SIGKILL. Keep it below the ten seconds that the store waits for the report of an
             attempt past its timeout.
         env: Variables for every task; they win over the task's own.
@@ -64,6 +65,7 @@ class Worker:
         prefetch: int = 0,
         lease: timedelta = DEFAULT_LEASE,
         poll: timedelta = timedelta(milliseconds=500),
+        listen: bool = True,
         kill_grace: timedelta = timedelta(seconds=5),
         env: RunnerEnv | Mapping[str, str] = RunnerEnv(),
         output_tail: int = DEFAULT_OUTPUT_TAIL,
@@ -91,6 +93,7 @@ class Worker:
             prefetch=prefetch,
             lease=lease,
             poll_s=poll.total_seconds(),
+            listen=listen,
             grace_s=kill_grace.total_seconds(),
             env=env if isinstance(env, RunnerEnv) else RunnerEnv(env),
             output_tail=output_tail,

@@ -1,0 +1,79 @@
+"""A worker's ear: a connection of its own, on which it hears that there is something to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from psycopg import sql as names
+
+from solti_store.sql import waking as sql
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from solti_store.sql.driver import Prepared
+
+__all__ = ["Ear"]
+
+
+class Ear:
+    """Hears that tasks were created. Use it as a context manager, from one coroutine; errors are the driver's.
+
+    Args:
+        engine: Where the connection is taken from; it does not count against the engine's pool.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._connection: AsyncConnection
+        self._driver: Any
+
+    async def __aenter__(self) -> Self:
+        self._connection = await self._engine.connect()
+        try:
+            await self._connection.execution_options(isolation_level="AUTOCOMMIT")
+            self._driver = await self._connection.run_sync(_detached)
+            if self.can_hear:
+                ((name,),) = await self._run(sql.CHANNEL)
+                await self._driver.execute(names.SQL("LISTEN {}").format(names.Identifier(name)))
+        except BaseException:
+            await self._connection.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._connection.close()
+
+    @property
+    def can_hear(self) -> bool:
+        """Whether the session is the connection's own: a pooler in transaction mode gives each statement another."""
+        return self._driver.prepare_threshold is not None
+
+    async def open(self) -> None:
+        """Let creators see that somebody waits. What was created before they did has to be looked for."""
+        await self._run(sql.WAIT)
+
+    async def close(self) -> None:
+        """Let them see that nobody does any more."""
+        await self._run(sql.LET_GO)
+
+    async def hear(self, seconds: float) -> bool:
+        """Wait for a notice; whether there was one within so many seconds."""
+        async for _ in self._driver.notifies(timeout=seconds, stop_after=1):
+            return True
+        return False
+
+    async def _run(self, statement: Prepared) -> list[Any]:
+        return await self._connection.run_sync(statement.all, {})
+
+
+def _detached(connection: Connection) -> Any:  # noqa: ANN401 - psycopg's
+    # In this order: once it is detached, it no longer tells.
+    driver = connection.connection.driver_connection
+    connection.detach()
+    return driver
