@@ -66,6 +66,12 @@ def work(
             help="Attempts more to take on, which wait for others to end; their time runs from then.",
         ),
     ] = 0,
+    listen: Annotated[
+        bool,
+        typer.Option(
+            "--listen/--no-listen", help="Be woken by new tasks, by one connection more; or look twice a second only."
+        ),
+    ] = True,
     kinds: Annotated[
         str, typer.Option(metavar="KIND,...", help="The kinds of task to run: subprocess, container, wasm.")
     ] = "subprocess",
@@ -108,6 +114,7 @@ def work(
         kinds=_kinds(kinds),
         concurrency=concurrency,
         prefetch=prefetch,
+        listen=listen,
         output_tail=output_tail,
         lease=parsing.duration(lease, "--lease"),
         retention=None if retention == "forever" else parsing.duration(retention, "--retention"),
@@ -139,6 +146,7 @@ class _Options:
     kinds: list[str]
     concurrency: int
     prefetch: int
+    listen: bool
     output_tail: int
     lease: "timedelta"
     retention: "timedelta | None"
@@ -171,6 +179,7 @@ async def _work(options: _Options) -> int:
             runners=runners,
             concurrency=options.concurrency,
             prefetch=options.prefetch,
+            listen=options.listen,
             output_tail=options.output_tail,
             lease=options.lease,
             env=RunnerEnv(options.env),

@@ -48,10 +48,6 @@ class ClaimCursor:
         """Whether the last claim left nothing, so that the next one may well find nothing."""
         return self._is_dry
 
-    def expects_some(self) -> None:
-        """Take note that there is something new: the next claim need not look first."""
-        self._is_dry = False
-
     def wants_all(self) -> bool:
         """Whether it is time to look at all tasks that are due."""
         return self._clock() >= self._next

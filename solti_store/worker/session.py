@@ -157,9 +157,7 @@ class Session:
         except TimeoutError:
             return
 
-    def _hear(self, *, sure: bool) -> None:
-        if sure and (agent := self._lease.agent) is not None:
-            agent.cursor.expects_some()
+    def _hear(self) -> None:
         self._has_news = True
         self._changed.set()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,6 +13,8 @@ from solti_store.errors import SoltiStoreError
 from solti_store.worker.lease import jittered
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from solti_store.listening import Ear
     from solti_store.store import AsyncTaskStore
 
@@ -27,23 +29,16 @@ _CHECK_S: Final = 30.0
 _AFTERWARDS_S: Final = (0.01, 0.04, 0.16)
 
 
-class OnNews(Protocol):
-    """What is called when it is time to look."""
-
-    def __call__(self, *, sure: bool) -> None: ...
-
-
 class Waking:
     """Listens while the worker waits.
 
     Args:
         store: The worker's store.
         patience_s: How long a statement may take, and how long to wait before the next try after a failure.
-        on_news: Called when it is time to look. `sure` says that a task was created; else one may have been, before
-            anybody knew that somebody waits.
+        on_news: Called when it is time to look: a task was created, or may have been before anybody knew that we wait.
     """
 
-    def __init__(self, store: AsyncTaskStore, *, patience_s: float, on_news: OnNews) -> None:
+    def __init__(self, store: AsyncTaskStore, *, patience_s: float, on_news: Callable[[], None]) -> None:
         self._store = store
         self._patience_s = patience_s
         self._on_news = on_news
@@ -86,12 +81,12 @@ class Waking:
                 await ear.open()
             self._is_open = True
             self._quiet = -1
-            self._on_news(sure=False)
+            self._on_news()
             # The lock is kept while the worker works, should nobody call: to let go is a round trip, and a call that
             # comes meanwhile is heard, and ends it.
             if await ear.hear(_CHECK_S):
                 self._is_wanted.clear()
-                self._on_news(sure=True)
+                self._on_news()
             self._is_open = False
             async with asyncio.timeout(self._patience_s):
                 await ear.close()
