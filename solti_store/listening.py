@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Self
 
 from psycopg import sql as names
@@ -57,6 +58,8 @@ class Ear:
     async def open(self) -> None:
         """Let creators see that somebody waits. What was created before they did has to be looked for."""
         await self._run(sql.WAIT)
+        # Whoever called before this returns is covered by that look.
+        await self._drain()
 
     async def close(self) -> None:
         """Let them see that nobody does any more."""
@@ -64,9 +67,23 @@ class Ear:
 
     async def hear(self, seconds: float) -> bool:
         """Wait for a notice; whether there was one within so many seconds."""
-        async for _ in self._driver.notifies(timeout=seconds, stop_after=1):
-            return True
-        return False
+        # Not by psycopg's `notifies`, which wakes up ten times a second to see whether it was interrupted.
+        loop, has_news = asyncio.get_running_loop(), asyncio.Event()
+        file = self._driver.fileno()
+        loop.add_reader(file, has_news.set)
+        try:
+            async with asyncio.timeout(seconds):
+                await has_news.wait()
+        except TimeoutError:
+            return False
+        finally:
+            loop.remove_reader(file)
+        return await self._drain()
+
+    async def _drain(self) -> bool:
+        """Take all notices that have come; whether there were any. Fails if the connection is gone."""
+        # To the end: a generator that is left keeps the connection's lock until it is collected.
+        return bool([notice async for notice in self._driver.notifies(timeout=0)])
 
     async def _run(self, statement: Prepared) -> list[Any]:
         return await self._connection.run_sync(statement.all, {})
