@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 from unittest.mock import patch
 
 import psycopg
@@ -58,7 +58,7 @@ class _Statement:
         fed: Parameters that earlier rows fill.
     """
 
-    sql: bytes
+    sql: LiteralString
     parameters: dict[str, Any]
     columns: tuple[str, ...]
     rows: int
@@ -102,7 +102,7 @@ class Script:
             cursor.execute(one.sql, list(one.parameters.values()))
             found = cursor.fetchall() if one.rows else ()
             if cursor.rowcount != one.rows:
-                raise RuntimeError(f"replayed for {cursor.rowcount} rows, recorded for {one.rows}: {one.sql!r}")
+                raise RuntimeError(f"replayed for {cursor.rowcount} rows, recorded for {one.rows}: {one.sql}")
             for name, place in one.feeds:
                 known[name] = [row[place] for row in found]
             if one.commit:

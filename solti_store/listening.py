@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from psycopg import sql as names
 
 from solti_store.sql import waking as sql
+from solti_store.sql.driver import forget_cursor
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,6 +24,10 @@ __all__ = ["Ear"]
 class Ear:
     """Hears that tasks were created. Use it as a context manager, from one coroutine; errors are the driver's.
 
+    Attributes:
+        can_hear: Whether the session is the connection's own: a pooler in transaction mode gives each statement
+            another one.
+
     Args:
         engine: Where the connection is taken from; it does not count against the engine's pool.
     """
@@ -30,30 +35,30 @@ class Ear:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._connection: AsyncConnection
-        self._driver: Any
+        self._driver: Any = None
+        self.can_hear = False
 
     async def __aenter__(self) -> Self:
         self._connection = await self._engine.connect()
         try:
             await self._connection.execution_options(isolation_level="AUTOCOMMIT")
             self._driver = await self._connection.run_sync(_detached)
+            ((name, pid),) = await self._run(sql.CHANNEL)
+            self.can_hear = pid == self._driver.info.backend_pid
             if self.can_hear:
-                ((name,),) = await self._run(sql.CHANNEL)
                 await self._driver.execute(names.SQL("LISTEN {}").format(names.Identifier(name)))
         except BaseException:
-            await self._connection.close()
+            await self.__aexit__(None, None, None)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # SQLAlchemy leaves a detached async connection to the collector, and its lock with it.
+        if self._driver is not None:
+            await self._driver.close()
         await self._connection.close()
-
-    @property
-    def can_hear(self) -> bool:
-        """Whether the session is the connection's own: a pooler in transaction mode gives each statement another."""
-        return self._driver.prepare_threshold is not None
 
     async def open(self) -> None:
         """Let creators see that somebody waits. What was created before they did has to be looked for."""
@@ -90,7 +95,8 @@ class Ear:
 
 
 def _detached(connection: Connection) -> Any:  # noqa: ANN401 - psycopg's
-    # In this order: once it is detached, it no longer tells.
+    # In this order: once it is detached, it no longer tells. The pool's record would keep a cursor of it.
     driver = connection.connection.driver_connection
+    forget_cursor(connection)
     connection.detach()
     return driver

@@ -46,7 +46,7 @@ class Mode:
         single: Whether its first statement is all that it changes: then it needs no BEGIN and COMMIT around it,
             which is two round trips less.
         snapshot: Whether all its statements, which then only read, have to see the same state.
-        wakes: Whether workers that wait are woken after its commit.
+        wakes: Whether workers that wait are woken after its commit, unless its result is empty.
     """
 
     effect: Effect
@@ -120,7 +120,7 @@ class Pooled:
                     committing = True
                     if not mode.single:
                         conn.commit()
-                    if mode.wakes:
+                    if mode.wakes and result:
                         conn.execution_options(isolation_level="AUTOCOMMIT")
                         wake_if_possible(conn)
                     return result
@@ -174,7 +174,7 @@ class AsyncPooled:
                     committing = True
                     if not mode.single:
                         await conn.commit()
-                    if mode.wakes:
+                    if mode.wakes and result:
                         await conn.execution_options(isolation_level="AUTOCOMMIT")
                         await conn.run_sync(wake_if_possible)
                     return result

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, PoolProxiedConnection
 
-__all__ = ["Prepared", "Row", "is_autocommit", "native"]
+__all__ = ["Prepared", "Row", "forget_cursor", "is_autocommit", "native"]
 
 Row: TypeAlias = Any
 """A named tuple of a statement's columns; which they are, type checkers cannot see."""
@@ -77,8 +77,10 @@ class Prepared:
         text, names = native(self.text, schema_of(connection))
         parameters = self.parameters(given)
         proxied = connection.connection
-        # Taken, not borrowed: what fails or is cancelled leaves none behind.
-        cursor = proxied.info.pop(_CURSOR, None) or _cursor(connection, proxied)
+        # Not in a caller's transaction: who has it may have changed what the cursor knows, such as the encoding.
+        # And taken, not borrowed: what fails or is cancelled leaves none behind.
+        is_ours = is_autocommit(connection)
+        cursor = (is_ours and proxied.info.pop(_CURSOR, None)) or _cursor(connection, proxied)
         try:
             rows = cursor.fetch(text, [parameters[name] for name in names])
         except Error as error:
@@ -86,7 +88,7 @@ class Prepared:
         if self._row is None:
             # Once: to ask for the description each time costs 10 µs.
             self._row = _row_type([column[0] for column in cursor.description or ()])
-        if len(rows) <= _FEW:
+        if is_ours and len(rows) <= _FEW:
             proxied.info[_CURSOR] = cursor
         return list(map(self._row._make, rows))
 
@@ -106,16 +108,16 @@ _FEW = 1
 
 
 class _Cursor(RawCursor[Any]):
-    def fetch(self, text: bytes, values: Sequence[Any]) -> list[Any]:
+    def fetch(self, text: str, values: Sequence[Any]) -> list[Any]:
         self.execute(text, values)
         return self.fetchall() if _has_rows(self) else []
 
 
 class _AsyncCursor(AsyncRawCursor[Any]):
-    def fetch(self, text: bytes, values: Sequence[Any]) -> list[Any]:
+    def fetch(self, text: str, values: Sequence[Any]) -> list[Any]:
         return await_only(self._fetch(text, values))
 
-    async def _fetch(self, text: bytes, values: Sequence[Any]) -> list[Any]:
+    async def _fetch(self, text: str, values: Sequence[Any]) -> list[Any]:
         await self.execute(text, values)
         return await self.fetchall() if _has_rows(self) else []
 
@@ -132,11 +134,16 @@ def _cursor(connection: Connection, proxied: PoolProxiedConnection) -> _Cursor |
     return kind(driver, row_factory=tuple_row)
 
 
+def forget_cursor(connection: Connection) -> None:
+    """Let go of the cursor that was kept with a connection, which is about to leave its pool."""
+    connection.connection.info.pop(_CURSOR, None)
+
+
 _PLACEHOLDER = re.compile(r"%(?:%|\((\w+)\)s)")
 
 
 @lru_cache(maxsize=4096)
-def native(sql: str, schema: str) -> tuple[bytes, tuple[str, ...]]:
+def native(sql: str, schema: str) -> tuple[str, tuple[str, ...]]:
     """A statement with the placeholders of PostgreSQL, for a schema; and the names of its parameters, in order."""
     numbers: dict[str, int] = {}
 
@@ -144,7 +151,7 @@ def native(sql: str, schema: str) -> tuple[bytes, tuple[str, ...]]:
         name = found[1]
         return "%" if name is None else f"${numbers.setdefault(name, len(numbers) + 1)}"
 
-    return renamed(_PLACEHOLDER.sub(number, sql), schema).encode(), tuple(numbers)
+    return renamed(_PLACEHOLDER.sub(number, sql), schema), tuple(numbers)
 
 
 def _as_sqlalchemy_would(connection: Connection, error: Exception, cursor: Any, text: str) -> Exception:  # noqa: ANN401

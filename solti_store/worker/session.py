@@ -106,12 +106,15 @@ class Session:
             async with asyncio.TaskGroup() as self._group:
                 keeping = [self._lease.keep(), self._reporter.keep(), self._keep_house(), self._keep_index()]
                 keeping.append(self._keep_rolled_up())
-                if self._settings.listen and not until_idle:
-                    keeping.append(self._waking.keep())
                 if self._settings.retention is not None:
                     keeping.append(self._keep_pruned(self._settings.retention))
                 keepers = [self._group.create_task(keep) for keep in keeping]
-                await self._claim_all(until_idle=until_idle)
+                if self._settings.listen and not until_idle:
+                    listening = self._group.create_task(self._waking.keep())
+                    await self._claim_all(until_idle=False)
+                    listening.cancel()
+                else:
+                    await self._claim_all(until_idle=until_idle)
                 await self._show_draining()
                 await self._until(self._is_done)
                 for keeper in keepers:

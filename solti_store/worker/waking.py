@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 import psycopg
@@ -63,7 +64,9 @@ class Waking:
         """Listen, until cancelled; or not at all, where a pooler is in between."""
         while True:
             try:
-                async with self._store.listen() as ear:
+                async with AsyncExitStack() as stack:
+                    async with asyncio.timeout(self._patience_s):
+                        ear = await stack.enter_async_context(self._store.listen())
                     if not ear.can_hear:
                         logger.info("not woken by new tasks: a pooler in transaction mode is in between")
                         return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import gc
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -15,7 +16,8 @@ from support import connect, spec
 from workers import eventually, working
 
 from solti_store.errors import Invalid
-from solti_store.model import AdmissionPolicy, TaskPhase
+from solti_store.migrate import upgrade
+from solti_store.model import AdmissionPolicy, Labels, TaskPhase
 from solti_store.rules.outcome import Outcome
 from solti_store.sql import waking as sql
 from solti_store.store import AsyncTaskStore, TaskStore
@@ -173,10 +175,10 @@ def test_many_creators_and_many_who_wait(database_url: str) -> None:
 @pytest.mark.parametrize("listen", [False, True], ids=["it does not want to", "pooler"])
 def test_who_does_not_listen_looks(database_url: str, listen: bool) -> None:
     async def scenario() -> None:
-        # What the engine does where a pooler in transaction mode is in between.
-        arguments: Any = {"connect_args": {"prepare_threshold": None}} if listen else {}
-        async with await AsyncTaskStore.open(database_url, **arguments) as store:
-            with connect(database_url) as conn:
+        # Through a pooler in transaction mode another one answers than the connection began with.
+        pooled = patch.object(sql.CHANNEL, "text", "SELECT 'x' AS name, 0 AS pid") if listen else nullcontext()
+        async with await AsyncTaskStore.open(database_url) as store:
+            with connect(database_url) as conn, pooled:
                 async with working(Worker(store, "w", poll=BRIEFLY, listen=listen)):
                     here = Place(database_url, store, conn)
                     for name in ("one", "two"):
@@ -190,7 +192,7 @@ def test_who_does_not_listen_looks(database_url: str, listen: bool) -> None:
 def test_nothing_is_sent_while_nobody_waits(database_url: str) -> None:
     with TaskStore.open(database_url) as store, connect(database_url) as listener, connect(database_url) as waiter:
         listener.execute("SELECT 1")
-        (channel,) = listener.execute(sql.CHANNEL.text).fetchone() or ("",)
+        channel, _ = listener.execute(sql.CHANNEL.text).fetchone() or ("", 0)
         listener.execute(f'LISTEN "{channel}"'.encode())
 
         def heard(make: Callable[[], object]) -> int:
@@ -208,6 +210,7 @@ def test_nothing_is_sent_while_nobody_waits(database_url: str) -> None:
         waiter.execute(sql.WAIT.text.encode())
         assert heard(lambda: store.create("c", spec())) == 1
         assert heard(store.wake) == 1
+        assert heard(store.reap) == 0
         with pytest.raises(Exception, match="'c'"):
             store.create("c", spec())
         assert heard(lambda: None) == 0
@@ -247,6 +250,42 @@ def test_a_worker_is_not_woken_in_a_busy_loop(database_url: str) -> None:
                 assert looks <= 5 + 1 + 5
 
     asyncio.run(scenario())
+
+
+def test_an_ear_is_closed_and_not_left_to_the_collector(database_url: str) -> None:
+    async def scenario() -> None:
+        async with await AsyncTaskStore.open(database_url) as store:
+            with connect(database_url) as conn:
+                here = Place(database_url, store, conn)
+                for number in range(3):
+                    async with working(Worker(store, f"w{number}", poll=NEVER)):
+                        await here.waits()
+                    await here.waits(0)
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
+
+
+def test_a_caller_may_change_the_encoding(database_url: str) -> None:
+    engine = create_engine(database_url)
+    store = TaskStore(engine)
+    with TaskStore.open(database_url) as ours:
+        ours.create("t", spec(labels=Labels({"size": "größe"})))
+    with engine.connect() as connection:
+        bound = store.using(connection)
+        before = bound.get("t")
+        connection.exec_driver_sql("SET client_encoding TO 'LATIN1'")
+        assert bound.get("t") == before
+        assert before.spec.labels["size"] == "größe"
+    engine.dispose()
+    latin = create_engine(database_url, client_encoding="latin1")
+    upgrade(database_url, schema="größe")
+    assert TaskStore(latin, schema="größe").create("u", spec()).id == "u"
+    latin.dispose()
 
 
 def test_connection_of_others_stays_as_it_was(database_url: str) -> None:
