@@ -18,7 +18,7 @@ __all__ = ["CHANNEL", "LET_GO", "SOMEBODY_WAITS", "WAIT", "WAKE"]
 # Of one registry: the number of its table, which no renaming changes. The other half of the key is "solt".
 _TABLE: Final = "CAST('solti.tasks' AS regclass)"
 _KEY: Final = f"1936682100, CAST(CAST({_TABLE} AS oid) AS integer)"
-_CHANNEL: Final = f"'solti_' || CAST({_TABLE} AS oid)"
+_CHANNEL: Final = f"'tasks_' || CAST({_TABLE} AS oid)"
 
 #: The channel's name; and who answers, which through a pooler is not who the connection began with.
 CHANNEL: Final = Prepared(text(f"SELECT {_CHANNEL} AS name, pg_backend_pid() AS pid"))
