@@ -217,8 +217,8 @@ def claiming_nothing(place: Place) -> Iterator[Callable[[], object]]:
 def beating(place: Place) -> Iterator[Callable[[], object]]:
     agent = place.store.register("w")
     while True:
-        # Else old versions stay for as long as anybody on the server has an open transaction, as other tests have. After
-        # it 20 pages are looked at instead of 12, and always as many.
+        # Else old versions stay for as long as anybody on the server has an open transaction, as other tests have. It
+        # makes that 20 pages instead of 12, and always as many.
         place.watching.execute("VACUUM solti.agents")
         place.watching.execute("SELECT pg_stat_force_next_flush()")
         yield lambda: place.store.heartbeat(agent)
