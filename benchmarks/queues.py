@@ -126,9 +126,7 @@ def starting(lab: Lab) -> Iterator[Series]:
         lab.note(missing)
         for number, lane in in_turn(sizes.rounds, found):
             for poll in POLLS_MS if lane.peer.is_ours else (500 if lane.peer.name == "pg-boss" else 10,):
-                name, how = (
-                    _ours(lane.peer.name, poll) if lane.peer.is_ours else (lane.peer.name, WAITING[lane.peer.name])
-                )
+                name, how = _waiting(lane.peer, poll)
                 say(f"latency, {name}, {number + 1}")
                 worker = lane.processes[0]
                 worker.ask(f"listen {poll}")
@@ -142,8 +140,12 @@ def starting(lab: Lab) -> Iterator[Series]:
         yield Series(case, name, unit, values, less=True)
 
 
-def _ours(name: str, poll: int) -> tuple[str, str]:
-    return (f"{name}, {poll} ms", f"looks every {poll} ms") if poll != WOKEN else (name, "LISTEN while it waits")
+def _waiting(peer: Peer, poll: int) -> tuple[str, str]:
+    if not peer.is_ours:
+        return peer.name, WAITING[peer.name]
+    return (
+        (f"{peer.name}, {poll} ms", f"looks every {poll} ms") if poll != WOKEN else (peer.name, "LISTEN while it waits")
+    )
 
 
 def _waits(lane: Lane, poll: int, waits: int, dice: random.Random) -> Iterator[float]:

@@ -15,6 +15,7 @@ import psycopg
 
 from solti_store.sql.driver import Prepared, Row, is_autocommit, native
 from solti_store.sql.naming import SCHEMA
+from solti_store.sql.types import integers_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -112,7 +113,7 @@ class Script:
 def _as(like: object, value: object) -> object:
     if not isinstance(value, list):
         return value
-    return type(like)(value) if isinstance(like, list) else "{" + ",".join(map(str, value)) + "}"
+    return type(like)(value) if isinstance(like, list) else integers_text(value)
 
 
 def record(*operations: Callable[[], object]) -> Script:

@@ -9,6 +9,7 @@ from psycopg import sql as names
 
 from solti_store.sql import waking as sql
 from solti_store.sql.driver import forget_cursor
+from solti_store.sql.session import IS_DIRECT
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -43,9 +44,10 @@ class Ear:
         try:
             await self._connection.execution_options(isolation_level="AUTOCOMMIT")
             self._driver = await self._connection.run_sync(_detached)
-            ((name, pid),) = await self._run(sql.CHANNEL)
-            self.can_hear = pid == self._driver.info.backend_pid
+            answer = await self._driver.execute(IS_DIRECT, {"seen": self._driver.info.backend_pid})
+            ((self.can_hear,),) = await answer.fetchall()
             if self.can_hear:
+                ((name,),) = await self._run(sql.CHANNEL)
                 await self._driver.execute(names.SQL("LISTEN {}").format(names.Identifier(name)))
         except BaseException:
             await self.__aexit__(None, None, None)

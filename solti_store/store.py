@@ -86,10 +86,6 @@ def _migrate(url: URL, schema: str) -> None:
     upgrade(url, schema=schema)
 
 
-def _needs_pool(what: str) -> Invalid:
-    return Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
-
-
 class TaskStore:
     """The registry, for synchronous code. Safe to share between threads.
 
@@ -174,9 +170,10 @@ class TaskStore:
         bound._max_slot_queue = self._max_slot_queue
         return bound
 
-    def _require_pool(self, what: str) -> None:
+    def _require_pool(self, what: str) -> Pooled:
         if not isinstance(self._run, Pooled):
-            raise _needs_pool(what)
+            raise Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
+        return self._run
 
     def close(self) -> None:
         """Close the connections that `open` made."""
@@ -675,9 +672,10 @@ class AsyncTaskStore:
         bound._max_slot_queue = self._max_slot_queue
         return bound
 
-    def _require_pool(self, what: str) -> None:
+    def _require_pool(self, what: str) -> AsyncPooled:
         if not isinstance(self._run, AsyncPooled):
-            raise _needs_pool(what)
+            raise Invalid(f"invalid model: {what} needs transactions of its own", field="connection")
+        return self._run
 
     async def close(self) -> None:
         """As `TaskStore.close`."""
@@ -715,9 +713,7 @@ class AsyncTaskStore:
         Raises:
             Invalid: The store was made by `using`.
         """
-        if not isinstance(self._run, AsyncPooled):
-            raise _needs_pool("listen()")
-        return Ear(self._run.engine)
+        return Ear(self._require_pool("listen()").engine)
 
     async def get(self, task_id: str) -> Task:
         """As `TaskStore.get`."""

@@ -72,23 +72,23 @@ class Prepared:
     def all(self, connection: Connection, given: Mapping[str, Any]) -> list[Row]:
         """The rows, with their columns as attributes."""
         # As Core would: it keeps the books of what has been begun, so that commit and rollback mean something.
-        if not (connection.in_transaction() or is_autocommit(connection)):
+        commits_itself = is_autocommit(connection)
+        if not (commits_itself or connection.in_transaction()):
             connection.begin()
         text, names = native(self.text, schema_of(connection))
         parameters = self.parameters(given)
         proxied = connection.connection
         # Not in a caller's transaction: who has it may have changed what the cursor knows, such as the encoding.
         # And taken, not borrowed: what fails or is cancelled leaves none behind.
-        is_ours = is_autocommit(connection)
-        cursor = (is_ours and proxied.info.pop(_CURSOR, None)) or _cursor(connection, proxied)
+        cursor = (commits_itself and proxied.info.pop(_CURSOR, None)) or _cursor(connection, proxied)
         try:
             rows = cursor.fetch(text, [parameters[name] for name in names])
         except Error as error:
-            raise _as_sqlalchemy_would(connection, error, cursor, self.text) from error
+            raise _as_sqlalchemy_would(connection, error, cursor, text) from error
         if self._row is None:
             # Once: to ask for the description each time costs 10 µs.
             self._row = _row_type([column[0] for column in cursor.description or ()])
-        if is_ours and len(rows) <= _FEW:
+        if commits_itself and len(rows) <= _FEW:
             proxied.info[_CURSOR] = cursor
         return list(map(self._row._make, rows))
 

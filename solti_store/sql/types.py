@@ -25,6 +25,7 @@ __all__ = [
     "Tid",
     "Xid8",
     "array_param",
+    "integers_text",
     "json_param",
     "later",
 ]
@@ -72,17 +73,18 @@ class BinaryArray(UserDefinedType[Any]):
 
 
 class _IntegerArray(UserDefinedType[Any]):
-    """The type of an array of integers that goes out as text: psycopg takes a third of the time of the binary one."""
+    """The type of an array of integers that goes out as text: a third of the binary form's work for psycopg."""
 
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], str]:
         """Write the array's text."""
         del dialect
-        return _integers
+        return integers_text
 
 
-def _integers(values: Iterable[int | None]) -> str:
+def integers_text(values: Iterable[int | None]) -> str:
+    """The text of an array of integers."""
     return "{" + ",".join(["NULL" if value is None else f"{value:d}" for value in values]) + "}"
 
 

@@ -20,8 +20,8 @@ _TABLE: Final = "CAST('solti.tasks' AS regclass)"
 _KEY: Final = f"1936682100, CAST(CAST({_TABLE} AS oid) AS integer)"
 _CHANNEL: Final = f"'tasks_' || CAST({_TABLE} AS oid)"
 
-#: The channel's name; and who answers, which through a pooler is not who the connection began with.
-CHANNEL: Final = Prepared(text(f"SELECT {_CHANNEL} AS name, pg_backend_pid() AS pid"))
+#: The channel's name.
+CHANNEL: Final = Prepared(text(f"SELECT {_CHANNEL} AS name"))
 
 #: Waits, until `LET_GO`.
 WAIT: Final = Prepared(text(f"SELECT pg_advisory_lock_shared({_KEY})"))

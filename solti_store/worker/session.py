@@ -109,12 +109,11 @@ class Session:
                 if self._settings.retention is not None:
                     keeping.append(self._keep_pruned(self._settings.retention))
                 keepers = [self._group.create_task(keep) for keep in keeping]
-                if self._settings.listen and not until_idle:
-                    listening = self._group.create_task(self._waking.keep())
-                    await self._claim_all(until_idle=False)
+                listens = self._settings.listen and not until_idle
+                listening = self._group.create_task(self._waking.keep()) if listens else None
+                await self._claim_all(until_idle=until_idle)
+                if listening is not None:
                     listening.cancel()
-                else:
-                    await self._claim_all(until_idle=until_idle)
                 await self._show_draining()
                 await self._until(self._is_done)
                 for keeper in keepers:

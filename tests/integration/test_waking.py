@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -15,13 +15,14 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support import connect, spec
 from workers import eventually, working
 
+from solti_store import listening
 from solti_store.errors import Invalid
 from solti_store.migrate import upgrade
 from solti_store.model import AdmissionPolicy, Labels, TaskPhase
 from solti_store.rules.outcome import Outcome
 from solti_store.sql import waking as sql
 from solti_store.store import AsyncTaskStore, TaskStore
-from solti_store.worker import SubprocessRunner, Worker
+from solti_store.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -46,8 +47,8 @@ def waiting(conn: psycopg.Connection[Any]) -> int:
 class Place:
     """A worker that never looks by itself, and what is around it."""
 
-    def __init__(self, url: str, store: AsyncTaskStore, conn: psycopg.Connection[Any]) -> None:
-        self.url, self.store, self.conn = url, store, conn
+    def __init__(self, store: AsyncTaskStore, conn: psycopg.Connection[Any]) -> None:
+        self.store, self.conn = store, conn
 
     async def waits(self, workers: int = 1) -> None:
         await eventually(lambda: waiting(self.conn) == workers, f"that {workers} wait")
@@ -65,16 +66,12 @@ async def place(url: str, workers: int = 1, **options: Any) -> AsyncIterator[Pla
     settings: dict[str, Any] = {"poll": NEVER} | options
     async with await AsyncTaskStore.open(url) as store:
         with connect(url) as conn:
-            here = Place(url, store, conn)
-            loops = [working(Worker(store, f"w{number}", **settings)) for number in range(workers)]
-            for loop in loops:
-                await loop.__aenter__()
-            try:
+            here = Place(store, conn)
+            async with AsyncExitStack() as stack:
+                for number in range(workers):
+                    await stack.enter_async_context(working(Worker(store, f"w{number}", **settings)))
                 await here.waits(workers)
                 yield here
-            finally:
-                for loop in loops:
-                    await loop.__aexit__(None, None, None)
             await here.waits(0)
 
 
@@ -176,11 +173,11 @@ def test_many_creators_and_many_who_wait(database_url: str) -> None:
 def test_who_does_not_listen_looks(database_url: str, listen: bool) -> None:
     async def scenario() -> None:
         # Through a pooler in transaction mode another one answers than the connection began with.
-        pooled = patch.object(sql.CHANNEL, "text", "SELECT 'x' AS name, 0 AS pid") if listen else nullcontext()
+        pooled = patch.object(listening, "IS_DIRECT", "SELECT %(seen)s = 0") if listen else nullcontext()
         async with await AsyncTaskStore.open(database_url) as store:
             with connect(database_url) as conn, pooled:
                 async with working(Worker(store, "w", poll=BRIEFLY, listen=listen)):
-                    here = Place(database_url, store, conn)
+                    here = Place(store, conn)
                     for name in ("one", "two"):
                         await store.create(name, spec())
                         await here.runs(name)
@@ -191,8 +188,7 @@ def test_who_does_not_listen_looks(database_url: str, listen: bool) -> None:
 
 def test_nothing_is_sent_while_nobody_waits(database_url: str) -> None:
     with TaskStore.open(database_url) as store, connect(database_url) as listener, connect(database_url) as waiter:
-        listener.execute("SELECT 1")
-        channel, _ = listener.execute(sql.CHANNEL.text).fetchone() or ("", 0)
+        (channel,) = listener.execute(sql.CHANNEL.text).fetchone() or ("",)
         listener.execute(f'LISTEN "{channel}"'.encode())
 
         def heard(make: Callable[[], object]) -> int:
@@ -242,7 +238,7 @@ def test_a_worker_is_not_woken_in_a_busy_loop(database_url: str) -> None:
             return await claim(*args, **options)
 
         with patch.object(AsyncTaskStore, "claim", counted):
-            async with place(database_url, runners=[SubprocessRunner()]) as here:
+            async with place(database_url) as here:
                 await eventually(lambda: looks >= 5, "the looks that follow")
                 await here.store.create("t", spec())
                 await here.runs("t")
@@ -256,7 +252,7 @@ def test_an_ear_is_closed_and_not_left_to_the_collector(database_url: str) -> No
     async def scenario() -> None:
         async with await AsyncTaskStore.open(database_url) as store:
             with connect(database_url) as conn:
-                here = Place(database_url, store, conn)
+                here = Place(store, conn)
                 for number in range(3):
                     async with working(Worker(store, f"w{number}", poll=NEVER)):
                         await here.waits()
