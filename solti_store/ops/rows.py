@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from solti_store.sql.driver import Row
 
 
-__all__ = ["Claim", "NewTasks", "claim", "new_task", "run", "task"]
+__all__ = ["Claim", "NewTasks", "claim", "new_task", "respecified", "run", "task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,23 @@ def new_task(task_id: TaskId, spec: TaskSpec, created_at: Timestamp) -> Task:
             id=task_id, resource_version=1, created_at=created_at, updated_at=created_at, generation=1
         ),
         status=_PENDING,
+        spec=spec,
+    )
+
+
+def respecified(row: Row, task_id: TaskId, spec: TaskSpec) -> Task:
+    """A task whose spec was just replaced, from a row of `sql.tasks.REPLACE_SPEC`; validated likewise."""
+    return Task.model_construct(
+        metadata=ObjectMeta.model_construct(
+            id=task_id,
+            resource_version=row.resource_version,
+            created_at=Timestamp.from_datetime(row.created_at),
+            updated_at=Timestamp.from_datetime(row.updated_at),
+            generation=row.generation,
+        ),
+        status=TaskStatus.model_construct(
+            phase=TaskPhase(row.phase), attempt=row.attempt, exit_code=row.exit_code, error=row.error
+        ),
         spec=spec,
     )
 

@@ -249,7 +249,7 @@ def replace(
         },
     )
     if row is not None:
-        return rows.task(row)
+        return rows.respecified(row, checked, spec)
     current = get(conn, checked)
     if _is_as_expected(current, expected):
         if current.spec == spec:

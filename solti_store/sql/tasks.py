@@ -274,7 +274,7 @@ _respecified = (
             else_=func.pg_current_xact_id(),
         ),
     )
-    .returning(tasks.c.seq, tasks.c.generation, tasks.c.created_at, cast(tasks.c.spec, Text).label("spec"))
+    .returning(tasks.c.seq, tasks.c.generation, tasks.c.created_at)
     .cte("respecified")
 )
 
@@ -282,11 +282,8 @@ _respecified = (
 #: when the task is missing, at another version, of another slot, or has this spec already; `SELECT` tells which.
 REPLACE_SPEC = Prepared(
     select(
-        _changed.c.seq,
-        _changed.c.id,
         _respecified.c.generation,
         _respecified.c.created_at,
-        _respecified.c.spec,
         _changed.c.resource_version,
         _changed.c.updated_at,
         _changed.c.phase,
