@@ -100,7 +100,7 @@ class Script:
                 # In the type that the driver was given: it decides how a list is sent.
                 one.parameters[name] = _as(one.parameters[name], _FED[name][1](known[name]))
             cursor = psycopg.RawCursor(several if one.transaction else single)
-            cursor.execute(one.sql, list(one.parameters.values()))
+            cursor.execute(one.sql, list(one.parameters.values()), binary=True)
             found = cursor.fetchall() if one.rows else ()
             if cursor.rowcount != one.rows:
                 raise RuntimeError(f"replayed for {cursor.rowcount} rows, recorded for {one.rows}: {one.sql}")

@@ -39,8 +39,9 @@ __all__ = [
 SEGMENT_BITS: Final = 12
 SEGMENT_SIZE: Final = 1 << SEGMENT_BITS
 _BITMAP_BYTES: Final = SEGMENT_SIZE // 8
-# Below this a list of 16-bit offsets is shorter than the bitmap; so a length of 512 bytes always means a bitmap.
-_SPARSE: Final = _BITMAP_BYTES // 2
+# From so many tasks on a set is a bitmap, although up to 255 a list of 16-bit offsets is shorter: one of 80 takes
+# twelve microseconds to read, a bitmap half of one. A length of 512 bytes always means a bitmap.
+_SPARSE: Final = 64
 
 _INT64: Final = (-(2**63), 2**63 - 1)
 
@@ -115,7 +116,7 @@ def postings(labels: Iterable[tuple[int, Mapping[str, str]]]) -> list[Posting]:
 
 
 def encode(having: list[int]) -> bytes:
-    """A set of offsets as bytes: a list while that is shorter than a bitmap."""
+    """A set of offsets as bytes: a short list, or a bitmap."""
     if len(having) < _SPARSE:
         packed = array("H", having)
         if sys.byteorder == "big":

@@ -43,10 +43,10 @@ def test_a_set_comes_out_as_it_went_in_and_in_order(members: set[int]) -> None:
     assert list(offsets(tasks, first=8192, descending=True)) == [8192 + n for n in sorted(members, reverse=True)]
 
 
-@pytest.mark.parametrize("size", [0, 1, 255, 256, 257, SEGMENT_SIZE])
-def test_a_set_takes_the_shorter_of_two_forms(size: int) -> None:
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 255, 256, SEGMENT_SIZE])
+def test_a_set_is_a_short_list_or_a_bitmap(size: int) -> None:
     encoded = encode(list(range(size)))
-    assert len(encoded) == min(2 * size, SEGMENT_SIZE // 8)
+    assert len(encoded) == (2 * size if size < 64 else SEGMENT_SIZE // 8)
     assert decode(encoded) == (1 << size) - 1
 
 
