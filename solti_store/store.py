@@ -336,7 +336,7 @@ class TaskStore:
             NotFound: There is no task of this id.
             Invalid: The id is none; or the task is canceled, and cannot be shown, for somebody wrote its spec by hand.
         """
-        return rows.task(self._run(tasks.cancel, BATCH_ONCE, task_id))
+        return rows.task(self._run(tasks.cancel, ADMITTING_ONCE, task_id))
 
     def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """Delete a task with its runs, whatever its phase. If it owned its slot, the next one is admitted.
@@ -353,7 +353,7 @@ class TaskStore:
             NotFound: There is none, and a version was expected.
             VersionConflict: The task has changed since.
         """
-        return self._run(tasks.delete, BATCH_ONCE, task_id, expected=expected_version)
+        return self._run(tasks.delete, ADMITTING_ONCE, task_id, expected=expected_version)
 
     def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """The latest runs of a task, at most `limit` (1000), the oldest of them first.
@@ -768,11 +768,11 @@ class AsyncTaskStore:
 
     async def cancel(self, task_id: str) -> Task:
         """As `TaskStore.cancel`."""
-        return rows.task(await self._run(tasks.cancel, BATCH_ONCE, task_id))
+        return rows.task(await self._run(tasks.cancel, ADMITTING_ONCE, task_id))
 
     async def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """As `TaskStore.delete`."""
-        return await self._run(tasks.delete, BATCH_ONCE, task_id, expected=expected_version)
+        return await self._run(tasks.delete, ADMITTING_ONCE, task_id, expected=expected_version)
 
     async def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """As `TaskStore.runs`."""

@@ -18,7 +18,7 @@ from workers import eventually, working
 from solti_store import listening
 from solti_store.errors import Invalid
 from solti_store.migrate import upgrade
-from solti_store.model import AdmissionPolicy, Labels, TaskPhase
+from solti_store.model import AdmissionPolicy, Labels, RunnerSelector, TaskPhase
 from solti_store.rules.outcome import Outcome
 from solti_store.sql import waking as sql
 from solti_store.store import AsyncTaskStore, TaskStore
@@ -109,6 +109,26 @@ def test_who_takes_the_place_of_another_starts_at_once(database_url: str) -> Non
             await here.waits()
             await here.store.finish(claim, Outcome.succeeded(0))
             await here.runs("next")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("leave", ["cancel", "delete"])
+def test_who_comes_after_a_task_that_was_taken_away_starts_at_once(database_url: str, leave: str) -> None:
+    async def scenario() -> None:
+        async with place(database_url) as here:
+            nobodys = RunnerSelector(match_labels=Labels({"gpu": "yes"}))
+            await here.store.create("owner", spec("slot", runner_selector=nobodys))
+            await here.store.create("next", spec("slot", admission=AdmissionPolicy.QUEUE))
+            await here.waits()
+            await getattr(here.store, leave)("owner")
+            await here.runs("next")
+            with TaskStore.open(database_url) as store:
+                await asyncio.to_thread(store.create, "owner2", spec("slot", runner_selector=nobodys))
+                await asyncio.to_thread(store.create, "next2", spec("slot", admission=AdmissionPolicy.QUEUE))
+                await here.waits()
+                await asyncio.to_thread(getattr(store, leave), "owner2")
+                await here.runs("next2")
 
     asyncio.run(scenario())
 
