@@ -134,6 +134,12 @@ def test_what_cannot_be_a_revision_is_a_mistake_of_usage(database_url: str, argu
     assert data_of("db", "check", url=database_url) == "yes\n"
 
 
+@pytest.mark.parametrize("further", [(), ("--sql",)])
+def test_a_step_back_from_the_first_revision_leads_nowhere(database_url: str, further: tuple[str, ...]) -> None:
+    done = run_cli("db", "upgrade", "solti_0001-1", *further, url=database_url)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "", "error: there is no revision so far back\n")
+
+
 def test_a_schema_without_tables_is_not_stamped(empty_database_url: str) -> None:
     done = run_cli("db", "stamp", "head", "-y", url=empty_database_url)
     assert (done.returncode, done.stderr.startswith("error: there is nothing to stamp: the schema 'solti'")) == (
