@@ -506,8 +506,6 @@ class TaskStore:
             AgentLost: This incarnation was closed, or its lease is over.
             OutcomeUnknown: Attempts may have been started that the answer did not reach; `held` has them.
         """
-        if agent.cursor.is_dry and self._run(claims.finds_nothing, READ, agent, limit=limit):
-            return []
         while True:
             claimed = self._run(claims.claim, ONCE, agent, limit=limit)
             if not claimed.unreadable:
@@ -854,8 +852,6 @@ class AsyncTaskStore:
 
     async def claim(self, agent: Agent, *, limit: int = 1) -> Sequence[Claim]:
         """As `TaskStore.claim`."""
-        if agent.cursor.is_dry and await self._run(claims.finds_nothing, READ, agent, limit=limit):
-            return []
         while True:
             claimed = await self._run(claims.claim, ONCE, agent, limit=limit)
             if not claimed.unreadable:

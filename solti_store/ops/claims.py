@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from solti_store.ops.rows import Claim
     from solti_store.sql.driver import Row
 
-__all__ = ["Claimed", "Unreadable", "claim", "finds_nothing", "held", "held_keys", "start"]
+__all__ = ["Claimed", "Unreadable", "claim", "held", "held_keys", "start"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ def claim(conn: Connection, agent: Agent, *, limit: int, now: datetime | None = 
     One statement, nearly always: it may be a transaction of its own.
     """
     most, cursor = arguments.limit(limit), agent.cursor
-    # A test's own time is not what the cursor goes by.
-    whole = now is not None or cursor.wants_all()
+    # A test's own time is not what the cursor goes by. And a claim that will hardly find a thing had to make sure.
+    whole = now is not None or cursor.wants_all() or (cursor.is_dry and cursor.all_is_cheap)
     in_turn = False
     picked: list[Row] = []
     if not agent.judged:
@@ -154,34 +154,6 @@ def _read(started: Sequence[Row]) -> Claimed:
         except ModelError as error:
             claimed.unreadable.append(Unreadable(row.seq, row.attempt, f"spec cannot be read: {error}"))
     return claimed
-
-
-def finds_nothing(conn: Connection, agent: Agent, *, limit: int) -> bool:
-    """Whether a claim would find nothing: one statement that only reads, where `claim` locks and commits.
-
-    For an agent whose last claim took all there was. What others have locked counts as something.
-    """
-    arguments.limit(limit)
-    cursor, mine = agent.cursor, routes_of(agent)
-    whole = cursor.wants_all() or cursor.all_is_cheap
-    asked = {
-        "agent_seq": agent.seq,
-        "routes": mine,
-        "since": cursor.since(mine, whole=whole),
-        "known": list(agent.judged),
-    }
-    began = time.perf_counter()
-    found = sql.LOOK.one(conn, asked | {"now": None})
-    took_s = time.perf_counter() - began
-    if not found.is_open:
-        raise AgentLost(agent.id)
-    if found.is_due or found.has_new_routes:
-        # The cursor is not told that all was looked at, or the claim would not do so and miss what was seen here.
-        return False
-    if whole:
-        cursor.looked_at_all(took_s)
-    cursor.found_nothing(mine, found.moment)
-    return True
 
 
 def start(conn: Connection, task_id: str, agent: Agent | None, *, now: datetime | None = None) -> Claim:

@@ -33,7 +33,7 @@ from solti_store.sql.types import NOW, Instant, Tid, array_param, later
 if TYPE_CHECKING:
     from sqlalchemy import CTE, FromClause, Select
 
-__all__ = ["CLAIM", "CLAIM_BY_ROUTE", "LOOK", "PICK_BY_ID", "SELECT_HELD", "SELECT_HELD_KEYS", "START"]
+__all__ = ["CLAIM", "CLAIM_BY_ROUTE", "PICK_BY_ID", "SELECT_HELD", "SELECT_HELD_KEYS", "START"]
 
 _id = bindparam("task_id", type_=Text())
 _agent = bindparam("agent_seq", type_=BigInteger())
@@ -113,11 +113,22 @@ def _claim_columns(started: CTE) -> tuple[ColumnElement[Any], ...]:
     )
 
 
-_holder = HOLDER.statement.cte("holder")
-_agent_is_open = select(_holder.c.seq).where(_holder.c.state == "active").exists()
+def _look(is_due: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether there is anything to start, looked at once, before anything is locked."""
+    return select(is_due.label("is_due")).cte("look").select().scalar_subquery()
 
 
-def _claim(picked: CTE, *, seen: ColumnElement[Any]) -> Prepared:
+def _holder_if(is_due: ColumnElement[bool]) -> CTE:
+    """The agent, locked only to start something: the lock alone makes a transaction that writes, with a WAL flush."""
+    holder: CTE = HOLDER.statement.where(is_due).cte("holder")
+    return holder
+
+
+def _is_active(holder: CTE) -> ColumnElement[bool]:
+    return select(holder.c.seq).where(holder.c.state == "active").exists()
+
+
+def _claim(picked: CTE, holder: CTE, *, is_due: ColumnElement[bool], seen: ColumnElement[Any]) -> Prepared:
     # What was changed between the statement's snapshot and the lock is at a new place, where the snapshot sees nothing:
     # it is left alone, for beside its new status would come the spec from before that change. The places as an array,
     # because a join makes the planner think of reading the whole table.
@@ -127,10 +138,11 @@ def _claim(picked: CTE, *, seen: ColumnElement[Any]) -> Prepared:
         select(started, picked.c.phase.label("phase_before")).join(picked, picked.c.seq == started.c.seq).cte("begun")
     )
     always = select(literal(1).label("row")).subquery("always")
+    unlocked = select(agents.c.state).where(*IS_OPEN).scalar_subquery()
     return Prepared(
         select(
-            _holder.c.state,
-            _holder.c.moment,
+            case((is_due, holder.c.state), else_=unlocked).label("state"),
+            NOW.label("moment"),
             select(routes.c.id).where(IS_NEW).exists().label("has_new_routes"),
             seen.label("seen"),
             picked.c.route,
@@ -138,9 +150,7 @@ def _claim(picked: CTE, *, seen: ColumnElement[Any]) -> Prepared:
             *_claim_columns(started),
         )
         .select_from(
-            always.outerjoin(_holder, true())
-            .outerjoin(picked, true())
-            .outerjoin(started, started.c.seq == picked.c.seq)
+            always.outerjoin(holder, true()).outerjoin(picked, true()).outerjoin(started, started.c.seq == picked.c.seq)
         )
         .order_by(picked.c.due_at, picked.c.seq)
         .add_cte(event(begun, "started", before=begun.c.phase_before))
@@ -163,44 +173,41 @@ _share = (
     .cte("share")
 )
 _shared = _free_in(_share, _share.c.route, _share.c.share)
+_any_share = _look(select(_share.c.route).exists())
+_holder = _holder_if(_any_share)
 
-#: Starts up to `limit` due tasks of `routes` for an agent, the longest due first, unless it drains.
+#: Starts up to `limit` due tasks of `routes` for an agent, the longest due first, unless it drains. Only reads if there
+#: is none.
 #:
-#: At least one row: what there is to say of the agent, all NULL when it is closed; whether there are routes that are
-#: not `known`; how many were `seen`, up to `limit`. A row for each task that was picked, with no `seq` when it was
-#: changed just then and so not started. May pick fewer than there are, though it saw enough: a route's share counts
-#: rows that others have locked. `CLAIM_BY_ROUTE` finds those.
+#: At least one row: the agent's `state`, NULL when it is closed; whether there are routes that are not `known`; how
+#: many were `seen`, up to `limit`. A row for each task that was picked, with no `seq` when it was changed just then and
+#: so not started. May pick fewer than there are, though it saw enough: a route's share counts rows that others have
+#: locked. `CLAIM_BY_ROUTE` finds those.
 CLAIM = _claim(
     select(_shared.c.seq, _shared.c.ctid, _shared.c.due_at, _shared.c.phase, _share.c.route)
     .select_from(_share.join(_shared, true()))
-    .where(_agent_is_open)
+    .where(_is_active(_holder))
     .cte("picked"),
+    _holder,
+    is_due=_any_share,
     seen=cast(select(func.sum(_share.c.share)).scalar_subquery(), BigInteger),
 )
 
+_first = _due_in(_route, _route.c.id).limit(literal_column("1", BigInteger)).lateral("first")
+_any_first = _look(select(_first.c.seq).select_from(_route.join(_first, true())).exists())
+_holder_in_turn = _holder_if(_any_first)
 _in_turn = _free_in(_route, _route.c.id, _limit)
 
 #: The same, route after route instead of merged: misses nothing that is not locked. Does not tell what it saw.
 CLAIM_BY_ROUTE = _claim(
     select(_in_turn.c.seq, _in_turn.c.ctid, _in_turn.c.due_at, _in_turn.c.phase, _route.c.id.label("route"))
     .select_from(_route.join(_in_turn, true()))
-    .where(_agent_is_open)
+    .where(_is_active(_holder_in_turn))
     .limit(_limit)
     .cte("picked"),
+    _holder_in_turn,
+    is_due=_any_first,
     seen=null(),
-)
-
-_first = _due_in(_route, _route.c.id).limit(1).lateral("first")
-
-#: Whether a claim could find anything, without its lock on the agent: that lock makes of every empty claim a
-#: transaction that writes, with a WAL flush of its own.
-LOOK = Prepared(
-    select(
-        select(agents.c.seq).where(*IS_OPEN).exists().label("is_open"),
-        select(_first.c.seq).select_from(_route.join(_first, true())).exists().label("is_due"),
-        select(routes.c.id).where(IS_NEW).exists().label("has_new_routes"),
-        NOW.label("moment"),
-    )
 )
 
 # --- by hand ------------------------------------------------------------------------------------

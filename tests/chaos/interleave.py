@@ -23,7 +23,7 @@ __all__ = ["interleave", "within"]
 _PATIENCE_S = 30.0
 _LOCK = 4711
 # Behind what says which rows to lock: of a claim, and of a finish.
-_LOCKING = re.compile(r" ORDER BY [\w., ]+\s+LIMIT \d+| FOR UPDATE OF")
+_LOCKING = re.compile(r" ORDER BY [\w., ]+\s+LIMIT 1000| FOR UPDATE OF")
 
 
 class _Pause:
