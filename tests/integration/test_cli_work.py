@@ -70,15 +70,21 @@ def test_it_runs_what_is_due_for_its_labels_and_tells(database_url: str) -> None
     assert quiet.stderr == "worker w2 is ready\nworker w2 ends: nothing to do\n"
 
 
-def test_the_first_signal_lets_it_finish(database_url: str) -> None:
-    with TaskStore.open(database_url) as store, start_worker(database_url) as process:
-        store.create("runs", spec("runs", "sleep 1.5"))
+def until_it_drains(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    assert any("finishing what runs; once more to stop it" in line for line in process.stderr)
+
+
+def test_the_first_signal_lets_it_finish(database_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    # One place, which is taken: with another one free, a claim could be on its way when the signal comes.
+    with TaskStore.open(database_url) as store, start_worker(database_url, "-c", "1") as process:
+        store.create("runs", spec("runs", f"until [ -e {go} ]; do sleep 0.01; done"))
         until(lambda: store.get("runs").phase is TaskPhase.RUNNING)
         process.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
-        # A worker that has not seen the signal yet is woken by the creation, and runs it.
-        assert any("finishing what runs; once more to stop it" in line for line in process.stderr)
+        until_it_drains(process)
         store.create("late", spec("late", "true"))
+        go.touch()
         process.communicate(timeout=30)
         assert process.returncode == 0
         assert store.get("runs").phase is TaskPhase.SUCCEEDED
@@ -90,7 +96,7 @@ def test_the_second_signal_stops_what_runs(database_url: str) -> None:
         store.create("runs", spec("runs", "exec sleep 60"))
         until(lambda: store.get("runs").phase is TaskPhase.RUNNING)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)  # two of a kind at once are one signal
+        until_it_drains(process)  # two of a kind at once are one signal
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         assert process.returncode == 130
