@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from solti_store.cli.work import default_agent_id
 from solti_store.model import AgentId, Labels, RunnerSelector, Slot, Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -33,15 +34,21 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def start_worker(url: str, *flags: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def start_worker(url: str, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         [*COMMAND, "work", *flags],
         env=environment(url),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            # Else a test that fails waits for it.
+            process.kill()
 
 
 def test_it_runs_what_is_due_for_its_labels_and_tells(database_url: str) -> None:
