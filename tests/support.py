@@ -103,7 +103,8 @@ def without_waiting(call: Future[T], conn: psycopg.Connection[Any], *, others: i
         " WHERE NOT granted AND datname = current_database()"
     )
     while not call.done():
-        assert conn.execute(waiting).fetchone() <= (others,), "it waits for a lock"
+        (found,) = conn.execute(waiting).fetchone() or (0,)
+        assert found <= others, "it waits for a lock"
     return call.result()
 
 
