@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OLD = timedelta(days=1)
+LIVES, COMMITS = 10, 30
 
 
 @pytest.fixture
@@ -221,6 +222,24 @@ def test_a_prune_within_a_savepoint_expires_nothing(database_url: str) -> None:
     engine.dispose()
 
 
+def write(url: str, number: int, over: threading.Event, committed: threading.Semaphore) -> None:
+    """Add events, of which one transaction in ten is kept."""
+    chance = random.Random(number)
+    with suppress(Exception), connect(url) as conn:
+        for n in range(10**6):
+            if over.is_set():
+                return
+            is_kept = chance.random() >= 0.9
+            with conn.transaction(force_rollback=not is_kept):
+                conn.execute(
+                    "INSERT INTO solti.task_events (at, seq, id, type, resource_version, phase, attempt)"
+                    " VALUES (now(), %s, 'x', 'created', 1, 'pending', 0)",
+                    [n],
+                )
+            if is_kept:
+                committed.release()
+
+
 def test_a_reader_misses_nothing_through_crashes_under_load(server: EmbeddedServer) -> None:
     """Writers that roll back most of what they do, a server that is killed again and again, one reader through it."""
     url = server.ensure_running()
@@ -234,30 +253,25 @@ def test_a_reader_misses_nothing_through_crashes_under_load(server: EmbeddedServ
         seen.extend(FeedPosition.decode(one.token).after for one in found.changes)
         return found.token
 
-    def write(number: int, over: threading.Event) -> None:
-        chance = random.Random(number)
-        with suppress(Exception), connect(url) as conn:
-            for n in range(10**6):
-                if over.is_set():
-                    return
-                with conn.transaction(force_rollback=chance.random() < 0.9):
-                    conn.execute(
-                        "INSERT INTO solti.task_events (at, seq, id, type, resource_version, phase, attempt)"
-                        " VALUES (now(), %s, 'x', 'created', 1, 'pending', 0)",
-                        [n],
-                    )
+    def kill(begun: threading.Event, committed: threading.Semaphore) -> None:
+        """Once there was something to miss, and somebody who could miss it."""
+        try:
+            assert begun.wait(60)
+            assert all(committed.acquire(timeout=60) for _ in range(COMMITS))
+        finally:
+            server.stop("immediate")
 
-    for life in range(10):
-        over = threading.Event()
-        with ThreadPoolExecutor(4) as there:
-            writers = [there.submit(write, 10 * life + number, over) for number in range(4)]
-            killing = threading.Timer(0.3, server.stop, ["immediate"])
-            killing.start()
+    for life in range(LIVES):
+        over, begun, committed = threading.Event(), threading.Event(), threading.Semaphore(0)
+        with ThreadPoolExecutor(5) as there:
+            writers = [there.submit(write, url, 10 * life + number, over, committed) for number in range(4)]
+            killing = there.submit(kill, begun, committed)
             # What is read is handled before the token is kept, and the server dies at any point of it.
             with suppress(SoltiStoreError), TaskStore.open(url, retry=RetryPolicy(attempts=1)) as store:
                 while True:
                     token = read(store, token)
-            killing.join()
+                    begun.set()
+            killing.result()
             over.set()
             for one in writers:
                 one.result()
@@ -267,5 +281,5 @@ def test_a_reader_misses_nothing_through_crashes_under_load(server: EmbeddedServ
             token = read(store, token)
         assert len(seen) == len(set(seen))
         there_are = {row[0] for row in conn.execute("SELECT event FROM solti.task_events")}
-        assert len(there_are) > 100
+        assert len(there_are) >= LIVES * COMMITS
         assert set(seen) == there_are

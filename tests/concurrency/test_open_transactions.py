@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 from sqlalchemy import create_engine
-from support import lock_waits, queued, retrying, spec
+from support import lock_waits, queued, retrying, spec, without_waiting
 
 from solti_store import AsyncTaskStore, LeaseLost, Outcome, TaskPhase
 from solti_store.sql.slots import SELECT_BLOCKED
@@ -128,7 +128,7 @@ def test_a_late_result_holds_nothing_while_another_is_waited_for(client: Client,
             assert not first.done()
         second = here.submit(store.finish, again, OK)
         try:
-            second.result(timeout=2)
+            without_waiting(second, client.conn, others=1)
         finally:
             commit()
         late, done = first.result()
@@ -161,7 +161,7 @@ def test_a_sweep_does_not_wait_for_who_is_next_after_one_that_was_canceled_in_th
         store.cancel("first")
         client.conn.execute("SELECT pg_advisory_unlock(4713)")
         try:
-            sweep.result(timeout=2)
+            without_waiting(sweep, client.conn)
         finally:
             commit()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from deployment.load import load
 from deployment.nodes import Ground, Node, eventually, url_of
-from support import selecting, spec
+from support import selecting, silence, spec
 
 from solti_store import FeedExpired, LeaseLost, Outcome, TaskPhase, TaskQuery, TaskStore
 from solti_store.migrate import upgrade
@@ -41,7 +41,7 @@ def test_what_was_acknowledged_outlives_the_primary_and_workers_go_on(
     elsewhere = selecting(host="elsewhere")
     with TaskStore.open(url) as store, load(url, tmp_path) as running:
         # An attempt from before, whose worker will be silent meanwhile; and one whose worker will not.
-        silent = store.register("silent", labels={"host": "elsewhere"}, lease=timedelta(seconds=1))
+        silent = store.register("silent", labels={"host": "elsewhere"}, lease=timedelta(minutes=10))
         store.create_many([(name, spec(name, runner_selector=elsewhere)) for name in ("taken", "kept")])
         held = {str(claim.task_id): claim for claim in store.claim(silent, limit=1)}
         patient = store.register("patient", labels={"host": "elsewhere"}, lease=timedelta(minutes=10))
@@ -56,6 +56,7 @@ def test_what_was_acknowledged_outlives_the_primary_and_workers_go_on(
         pause = running.longest_pause(0)
 
         # Silent for longer than its lease, its attempt is given to another; what it reports then is refused.
+        silence(standby.url, silent)
         eventually(lambda: store.get("taken").phase is not TaskPhase.RUNNING or store.reap() or None, "the reaping")
         with pytest.raises(LeaseLost):
             store.finish(held["taken"], Outcome.succeeded(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +17,7 @@ from solti_store.cli.work import default_agent_id
 from solti_store.model import AgentId, Labels, RunnerSelector, Slot, Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -33,15 +34,21 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def start_worker(url: str, *flags: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def start_worker(url: str, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
         [*COMMAND, "work", *flags],
         env=environment(url),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            # Else a test that fails waits for it.
+            process.kill()
 
 
 def test_it_runs_what_is_due_for_its_labels_and_tells(database_url: str) -> None:
@@ -70,15 +77,21 @@ def test_it_runs_what_is_due_for_its_labels_and_tells(database_url: str) -> None
     assert quiet.stderr == "worker w2 is ready\nworker w2 ends: nothing to do\n"
 
 
-def test_the_first_signal_lets_it_finish(database_url: str) -> None:
-    with TaskStore.open(database_url) as store, start_worker(database_url) as process:
-        store.create("runs", spec("runs", "sleep 1.5"))
+def until_it_drains(process: subprocess.Popen[str]) -> None:
+    assert process.stderr is not None
+    assert any("finishing what runs; once more to stop it" in line for line in process.stderr)
+
+
+def test_the_first_signal_lets_it_finish(database_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    # One place, which is taken: with another one free, a claim could be on its way when the signal comes.
+    with TaskStore.open(database_url) as store, start_worker(database_url, "-c", "1") as process:
+        store.create("runs", spec("runs", f"until [ -e {go} ]; do sleep 0.01; done"))
         until(lambda: store.get("runs").phase is TaskPhase.RUNNING)
         process.send_signal(signal.SIGTERM)
-        assert process.stderr is not None
-        # A worker that has not seen the signal yet is woken by the creation, and runs it.
-        assert any("finishing what runs; once more to stop it" in line for line in process.stderr)
+        until_it_drains(process)
         store.create("late", spec("late", "true"))
+        go.touch()
         process.communicate(timeout=30)
         assert process.returncode == 0
         assert store.get("runs").phase is TaskPhase.SUCCEEDED
@@ -90,7 +103,7 @@ def test_the_second_signal_stops_what_runs(database_url: str) -> None:
         store.create("runs", spec("runs", "exec sleep 60"))
         until(lambda: store.get("runs").phase is TaskPhase.RUNNING)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)  # two of a kind at once are one signal
+        until_it_drains(process)  # two of a kind at once are one signal
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
         assert process.returncode == 130

@@ -261,7 +261,7 @@ def test_workers_do_it(url: str, database: psycopg.Connection[Any]) -> None:
 
     async def scenario() -> None:
         async with await AsyncTaskStore.open(url) as store, asyncio.timeout(60):
-            worker = Worker(store, "w", lease=timedelta(seconds=0.2), retention=None)
+            worker = Worker(store, "w", lease=timedelta(seconds=2), retention=None)
             running = asyncio.create_task(worker.run())
             while kept(database)["throughput_hours"] < 5:
                 assert not running.done()

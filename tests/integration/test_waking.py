@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NEVER = timedelta(hours=1)
 BRIEFLY = timedelta(milliseconds=20)
-LEASE = timedelta(seconds=1)
+LEASE = timedelta(seconds=2)
 
 OURS = "locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 WAITING = f"{OURS} AND mode = 'ShareLock' AND granted"

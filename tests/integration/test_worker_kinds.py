@@ -9,11 +9,11 @@ import threading
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import wasmtime
-from workers import create, eventually, shell, working
+from workers import HOURS_MS, create, eventually, shell, working
 
 from solti_store.errors import Invalid
 from solti_store.model import Container, Embedded, RestartPolicy, Runtime, Subprocess, TaskPhase, Wasm
@@ -36,7 +36,9 @@ from solti_store.worker.reporting import Reporter
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from solti_store.worker import Runner
+    from solti_store.model import KindName
+    from solti_store.ops.rows import Claim
+    from solti_store.worker import Control, Runner, Terms
 
 BRIEFLY = timedelta(milliseconds=10)
 STAND_IN = Path(__file__).parent.parent / "engine_stand_in.py"
@@ -264,6 +266,8 @@ async def four_claimed(url: str, go: Path, *, tasks: int) -> AsyncIterator[tuple
         watched = Watched(store)
         async with working(watched.worker) as work:
             await eventually(lambda: watched.has_claimed(4))
+            # The store knows of a claim before the worker has heard of it.
+            await eventually(lambda: watched.begun)
             yield watched, work
 
 
@@ -303,18 +307,18 @@ def test_a_stopped_worker_does_not_begin_what_waits(database_url: str, tmp_path:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("seconds", "report"), [(0.5, "timed_out"), (3600, "canceled")])
+@pytest.mark.parametrize(("timeout_ms", "report"), [(1, "timed_out"), (HOURS_MS, "canceled")])
 def test_an_attempt_that_waits_can_be_canceled_and_runs_out_of_time(
-    seconds: float, report: str, database_url: str, tmp_path: Path
+    timeout_ms: int, report: str, database_url: str, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
         async with await AsyncTaskStore.open(database_url) as store:
             await create(store, "first", shell('wait_for "$1"', tmp_path / "go"))
-            await create(store, "second", shell("true"), timeout_ms=int(seconds * 1000))
-            watched = Watched(store, lease=timedelta(seconds=1))
+            await create(store, "second", shell("true"), timeout_ms=timeout_ms)
+            watched = Watched(store, lease=timedelta(seconds=3))
             async with working(watched.worker) as work:
-                await eventually(lambda: watched.has_claimed(2))
                 if report == "canceled":
+                    await eventually(lambda: watched.has_claimed(2))
                     await store.cancel("second")
                 # While the first still runs.
                 phase = TaskPhase.CANCELED if report == "canceled" else TaskPhase.TIMEOUT
@@ -325,23 +329,43 @@ def test_an_attempt_that_waits_can_be_canceled_and_runs_out_of_time(
                 counts: dict[str, int] = {"succeeded": 1, report: 1}
                 assert await work == WorkerReport(**counts)
             if report == "timed_out":
-                assert (await store.get("second")).status.error == "timed out after 500ms"
+                assert (await store.get("second")).status.error == "timed out after 1ms"
 
     asyncio.run(scenario())
 
 
-def test_the_time_that_was_waited_is_gone(database_url: str, tmp_path: Path) -> None:
-    # Of two seconds the second task waits at least one, so that it has less than one left when it begins.
+class Notes:
+    """A runner that takes an attempt's terms down, and waits until it may go on."""
+
+    kind: Final[KindName] = "embedded"
+
+    def __init__(self) -> None:
+        self.left_s: list[float] = []
+        self.go = asyncio.Event()
+
+    async def run(self, _claim: Claim, _control: Control, terms: Terms) -> Outcome:
+        self.left_s.append(terms.left_s)
+        await self.go.wait()
+        return Outcome.succeeded()
+
+
+def test_the_time_that_was_waited_is_gone(database_url: str) -> None:
     async def scenario() -> None:
         async with await AsyncTaskStore.open(database_url) as store:
-            await create(store, "first", Subprocess.command("sleep", "1"))
-            await create(store, "second", shell('wait_for "$1"', tmp_path / "never"), timeout_ms=2000)
-            watched = Watched(store)
-            assert await watched.worker.run(until_idle=True) == WorkerReport(succeeded=1, timed_out=1)
-            (run,) = await store.runs("second")
-            assert watched.begun == ["first", "second"]
-            assert run.finished_at is not None
-            assert run.finished_at - run.started_at < 3000
+            for name in ("first", "second"):
+                await create(store, name, Embedded())
+            notes, clock = Notes(), asyncio.get_running_loop().time
+            async with working(Watched(store, runners=[notes]).worker):
+                # Both were claimed at once, and wait from here on at the latest.
+                await eventually(lambda: notes.left_s)
+                since = clock()
+                await asyncio.sleep(0.01)
+                waited = clock() - since
+                notes.go.set()
+                await eventually(lambda: phase_is(store, "second", TaskPhase.SUCCEEDED))
+            first, second = notes.left_s
+            assert first <= HOURS_MS / 1000
+            assert second <= HOURS_MS / 1000 - waited
 
     asyncio.run(scenario())
 

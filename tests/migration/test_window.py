@@ -216,7 +216,7 @@ def test_a_worker_works_on_the_schema_before(database_url: str, caplog: pytest.L
 
     async def work() -> None:
         async with await AsyncTaskStore.open(database_url) as store, asyncio.timeout(60):
-            worker = Worker(store, "w", lease=timedelta(seconds=0.4), poll=timedelta(seconds=0.02))
+            worker = Worker(store, "w", lease=timedelta(seconds=2), poll=timedelta(seconds=0.02))
             running = asyncio.create_task(worker.run())
             while not any("could not roll up" in record.message for record in caplog.records):
                 assert not running.done()
