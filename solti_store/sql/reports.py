@@ -47,12 +47,15 @@ __all__ = [
 
 _here = literal_column("true", Boolean)
 
-#: For the rest of the transaction. Without compiled plans: to compile one takes longer than most reports do. And with
-#: scans of whole tables, which the store's own statements do without (`solti_store.engine`).
+#: For the rest of the transaction. Without compiled plans: to compile one takes longer than most reports do. With scans
+#: of whole tables and plans for the values that are asked for, which the store's own statements do without
+#: (`solti_store.sql.session`). And with time to make values of the answer, which takes 20 s of a million rows.
 BOUND = select(
     func.set_config("statement_timeout", bindparam("timeout_ms", type_=Text()), _here, type_=Text()),
+    func.set_config("idle_in_transaction_session_timeout", "10min", _here, type_=Text()),
     func.set_config("jit", "off", _here, type_=Text()),
     func.set_config("enable_seqscan", "on", _here, type_=Text()),
+    func.set_config("plan_cache_mode", "auto", _here, type_=Text()),
 )
 SELECT_VERSION = Prepared(select(column("version", Integer)).select_from(table("version", schema=REPORT_SCHEMA)))
 SELECT_FRESHNESS = Prepared(

@@ -7,7 +7,9 @@ import io
 import json
 import re
 import subprocess
+import time
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -17,13 +19,15 @@ import pytest
 from cli_run import COMMAND, data_of, environment, run_cli
 from PIL import Image, ImageColor
 from psycopg import sql
+from psycopg.types.json import set_json_loads
 from replica import replica
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, make_url, text
 from support import connect
 from support_reports import make_history
 
 from solti_store.cli import main
 from solti_store.migrate import downgrade, upgrade
+from solti_store.ops.reports import read
 from solti_store.rules.reports import PAGE, REPORTS
 
 if TYPE_CHECKING:
@@ -55,6 +59,24 @@ def reader(url: str, name: str) -> str:
     with connect(url) as connection:
         connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(name), sql.Literal("s3cret")))
     return make_url(url).set(username=name, password="s3cret").render_as_string(hide_password=False)
+
+
+def test_an_answer_that_takes_long_to_take_in_is_not_cut_off(url: str) -> None:
+    def slowly(text: str | bytes) -> object:
+        time.sleep(1.5)
+        return json.loads(text)
+
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        set_json_loads(slowly, driver)
+        connection.execute(text("SET idle_in_transaction_session_timeout = '1s'"))
+        connection.commit()
+        found = read(connection, REPORTS["tasks"], limit=1, timeout=timedelta(minutes=1))
+        assert len(found.rows) == 1
+        assert found.is_cut
+    engine.dispose()
 
 
 # --- the role -----------------------------------------------------------------------------------
