@@ -137,7 +137,7 @@ def test_a_claim_whose_commit_was_lost_is_not_repeated_and_can_be_recovered(prox
     with open_store(proxy) as store:
         agent = store.register("w")
         store.create_many([("a", spec()), ("b", spec())])
-        proxy.cut("WITH holder", "after")
+        proxy.cut("WITH look", "after")
         with pytest.raises(OutcomeUnknown):
             store.claim(agent)
         (claim,) = store.held(agent)
