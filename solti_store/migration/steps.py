@@ -53,7 +53,8 @@ def build_index(name: str, table: str, definition: str, *, unique: bool = False)
 
     Raises:
         Invalid: A name is none of this form.
-        SchemaMismatch: The name is taken by another table's index, or the build ended with an invalid index.
+        SchemaMismatch: The name is taken by another table's index, or by one that is unique where this is not or the
+            other way round; or the build ended with an invalid index.
     """
     _require_plain(name=name, table=table)
     context = op.get_context()
@@ -64,10 +65,10 @@ def build_index(name: str, table: str, definition: str, *, unique: bool = False)
             execute(create)
             return
         with in_schema(connection, schema_here()):
-            if _find_index(connection, name, table):
+            if _find_index(connection, name, table, unique=unique):
                 return
             _unhurried(connection, _waits(context), f"DROP INDEX CONCURRENTLY IF EXISTS solti.{name}", create)
-            if not _find_index(connection, name, table):
+            if not _find_index(connection, name, table, unique=unique):
                 raise SchemaMismatch(f"index '{name}' was built and is not valid; run the upgrade again")
 
 
@@ -196,13 +197,15 @@ def _waits(context: MigrationContext) -> Waits:
     return found if isinstance(found, Waits) else Waits()
 
 
-def _find_index(connection: Connection, name: str, table: str) -> bool:
+def _find_index(connection: Connection, name: str, table: str, *, unique: bool) -> bool:
     """Whether there is a valid index of this name on this table."""
     found = sql.FIND_INDEX.one_or_none(connection, {"name": name, "schema": schema_of(connection)})
     if found is None:
         return False
     if found.table != table:
         raise SchemaMismatch(f"index '{name}' is one of table '{found.table}', not of '{table}'")
+    if found.is_valid and found.is_unique != unique:
+        raise SchemaMismatch(f"index '{name}' is there already, and is {'not ' if unique else ''}unique")
     return bool(found.is_valid)
 
 

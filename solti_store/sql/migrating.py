@@ -82,7 +82,7 @@ CHECK_CLIENT = text("""
 
 FIND_INDEX = Prepared(
     text("""
-    SELECT i.indisvalid AS is_valid, CAST(t.relname AS text) AS "table"
+    SELECT i.indisvalid AS is_valid, i.indisunique AS is_unique, CAST(t.relname AS text) AS "table"
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
     WHERE c.relname = :name AND c.relnamespace = to_regnamespace(quote_ident(:schema))
 """)

@@ -296,6 +296,19 @@ def test_an_index_of_the_name_on_another_table_is_not_taken_for_it(engine: Engin
     assert found(engine) == HEAD
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_an_index_of_the_name_that_allows_what_it_should_not_is_not_taken_for_it(
+    engine: Engine, tmp_path: Path, there: bool
+) -> None:
+    write(tmp_path, f'build_index("ix_tasks_extra", "tasks", "(created_at)", unique={not there})')
+    with engine.begin() as connection:
+        kind = "UNIQUE INDEX" if there else "INDEX"
+        connection.execute(text(f"CREATE {kind} ix_tasks_extra ON {SCHEMA}.tasks (created_at)"))
+    with pytest.raises(SchemaMismatch, match=f"is {'' if there else 'not '}unique"):
+        upgrade(engine, versions=[tmp_path])
+    assert found(engine) == HEAD
+
+
 def test_whoever_comes_second_waits_no_longer_than_told(engine: Engine, tmp_path: Path) -> None:
     write(tmp_path, ADD_COLUMN)
     holding, go = threading.Event(), threading.Event()
