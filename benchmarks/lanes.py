@@ -132,7 +132,7 @@ PEERS = (
             for table in ("tasks", "task_status", "task_runs", "task_events")
         ),
     ),
-    Peer("solti-store, two threads", "with_solti", "the same from two threads", "2", keeps=_KEEPS_ALL),
+    Peer("solti-store, two threads", "with_solti", "one thread claims, another finishes", "2", keeps=_KEEPS_ALL),
     Peer(
         "solti-store's worker",
         "with_solti",

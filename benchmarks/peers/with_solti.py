@@ -1,4 +1,4 @@
-"""This project, by plain calls, by calls of two threads, by its worker; and the floor below, bare psycopg."""
+"""This project, by plain calls, by calls of two threads, by its worker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import sys
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -17,14 +18,17 @@ from solti_store.model import Labels, Slot
 from solti_store.worker import EmbeddedRunner, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
 
-    from solti_store import Agent
+    from solti_store import Claim
     from solti_store.worker import EmbeddedCall
 
 CLIENTS = 16
 CONCURRENCY = 100
 PREFETCH = 400
+# How many batches are claimed before the first of them is finished.
+AHEAD = 2
 _DAY = timedelta(days=1)  # nobody sends heartbeats for the calls
 
 
@@ -32,7 +36,7 @@ class Solti:
     """Tasks that do nothing.
 
     Args:
-        threads: How many call `claim` and `finish_many` at the same time; 0 leaves it to the worker.
+        threads: 1 claims and finishes in turn; of 2 one claims and the other finishes; 0 leaves it to the worker.
     """
 
     def __init__(self, threads: int) -> None:
@@ -45,7 +49,8 @@ class Solti:
         upgrade(url)
         self._url = url
         self._store = TaskStore.open(url, pool_size=CLIENTS)
-        self._agents = [self._store.register("peer", lease=_DAY) for _ in range(self._threads)]
+        if self._threads:
+            self._agent = self._store.register("peer", lease=_DAY)
         self._pool = ThreadPoolExecutor(CLIENTS)
 
     async def create(self, payloads: Sequence[str], clients: int) -> None:
@@ -56,7 +61,11 @@ class Solti:
             for name, spec in made[number::clients]:
                 self._store.create(name, spec)
 
-        await self._at_once(some, range(clients))
+        if clients == 1:
+            some(0)  # a thread of its own would only be in the way
+        else:
+            loop = asyncio.get_running_loop()
+            await asyncio.gather(*(loop.run_in_executor(self._pool, some, number) for number in range(clients)))
 
     async def fill(self, payloads: Sequence[str]) -> None:
         """Create tasks in slots of their own, at once."""
@@ -66,8 +75,18 @@ class Solti:
         """Claim and finish, at most a batch at once; or have the worker do it, with an async function."""
         if not self._threads:
             return await self._have_done(count)
-        shares = [count // self._threads + (number < count % self._threads) for number in range(self._threads)]
-        await self._at_once(self._work_off, self._agents, shares)
+        if self._threads == 1:
+            for claims in self._claimed(count):
+                self._finish(claims)
+            return count
+        reports: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(1) as other:
+            for claims in self._claimed(count):
+                reports.append(other.submit(self._finish, claims))
+                if len(reports) > AHEAD:
+                    reports.popleft().result()
+        for report in reports:
+            report.result()
         return count
 
     async def listen(self, started: Callable[[], None], poll_ms: float) -> None:
@@ -96,21 +115,16 @@ class Solti:
         as_wanted = _embedded if not self._threads else TaskSpec.from_json
         return [(name, as_wanted(text).replace(slot=Slot(name))) for name, text in zip(names, payloads, strict=True)]
 
-    async def _at_once(self, work: Callable[..., object], *given: Any) -> None:  # noqa: ANN401 - as for `map`
-        loop = asyncio.get_running_loop()
-        calls = list(zip(*given, strict=True))
-        if len(calls) == 1:
-            work(*calls[0])  # a thread of its own would only be in the way
-        else:
-            await asyncio.gather(*(loop.run_in_executor(self._pool, work, *call) for call in calls))
-
-    def _work_off(self, agent: Agent, count: int) -> None:
+    def _claimed(self, count: int) -> Iterator[Sequence[Claim]]:
         left = count
         while left:
-            claims = self._store.claim(agent, limit=min(BATCH, left))
-            if any(self._store.finish_many([(claim, Outcome.succeeded(0)) for claim in claims])):
-                raise RuntimeError("a finish was refused")
+            claims = self._store.claim(self._agent, limit=min(BATCH, left))
+            yield claims
             left -= len(claims)
+
+    def _finish(self, claims: Sequence[Claim]) -> None:
+        if any(self._store.finish_many([(claim, Outcome.succeeded(0)) for claim in claims])):
+            raise RuntimeError("a finish was refused")
 
     async def _have_done(self, count: int) -> int:
         done = 0
