@@ -16,7 +16,8 @@ from collections import namedtuple
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from psycopg import AsyncConnection, AsyncRawCursor, Error, RawCursor
+from psycopg import AsyncConnection, AsyncRawCursor, Error, RawCursor, adapters
+from psycopg.adapt import AdaptersMap
 from psycopg.pq import ExecStatus, Format
 from psycopg.rows import tuple_row
 from sqlalchemy.dialects.postgresql import psycopg
@@ -107,13 +108,21 @@ _CURSOR = "solti_store_cursor"
 _FEW = 1
 
 
+# Not the connection's: what its owner has values made into is no business of these statements.
+_ADAPTERS = AdaptersMap(adapters)
+
+
 class _Cursor(RawCursor[Any]):
+    adapters = _ADAPTERS
+
     def fetch(self, text: str, values: Sequence[Any]) -> list[Any]:
         self.execute(text, values, binary=True)
         return self.fetchall() if _has_rows(self) else []
 
 
 class _AsyncCursor(AsyncRawCursor[Any]):
+    adapters = _ADAPTERS
+
     def fetch(self, text: str, values: Sequence[Any]) -> list[Any]:
         return await_only(self._fetch(text, values))
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from psycopg.adapt import Loader
+from psycopg.pq import Format
 from sqlalchemy import Engine, create_engine, text
 
 from solti_store.sql.driver import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from psycopg.abc import Buffer
 
 VALUES = {
     "true": True,
@@ -31,6 +35,15 @@ VALUES = {
     "ARRAY[]::bigint[]": [],
     "NULL::text": None,
 }
+
+
+class _Bytes(Loader):
+    def load(self, data: Buffer) -> bytes:
+        return bytes(data)
+
+
+class _BinaryBytes(_Bytes):
+    format = Format.BINARY
 
 
 @pytest.fixture
@@ -54,3 +67,15 @@ def test_a_type_that_would_come_as_bytes_is_refused(engine: Engine) -> None:
     statement = Prepared(text("SELECT 1 AS fine, CAST('0/1' AS pg_lsn) AS place"))
     with engine.connect() as connection, pytest.raises(TypeError, match="'place'"):
         statement.one(connection, {})
+
+
+@pytest.mark.parametrize("loader", [_Bytes, _BinaryBytes])
+def test_what_a_connections_owner_has_values_made_into_is_not_what_ours_become(
+    engine: Engine, loader: type[Loader]
+) -> None:
+    statement = Prepared(text("SELECT CAST('a' AS text) AS a, 7 AS b, TIMESTAMPTZ '2026-11-28 01\\:00Z' AS c"))
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        for name in ("text", "int4", "timestamptz"):
+            driver.adapters.register_loader(name, loader)
+        assert list(statement.one(connection, {})) == ["a", 7, datetime(2026, 11, 28, 1, tzinfo=UTC)]

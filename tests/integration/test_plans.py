@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from support import connect, queued, spec
 
-from solti_store import Outcome, TaskStore
+from solti_store import Outcome, TaskPhase, TaskQuery, TaskStore
 
 if TYPE_CHECKING:
     import psycopg
@@ -60,3 +60,27 @@ def test_after_a_load_nobody_reads_whole_tables(database_url: str) -> None:
             store.heartbeat(agent)
         store.close()
         assert read_in_scans(database, open_ones=0) == before
+
+
+def test_after_a_load_a_page_by_phase_does_not_read_the_whole_phase(database_url: str) -> None:
+    query = TaskQuery(phases=frozenset({TaskPhase.PENDING}), limit=50)
+    with connect(database_url) as database, TaskStore.open(database_url, pool_size=1) as store:
+        for table in ("tasks", "task_status"):
+            database.execute(f"ALTER TABLE solti.{table} SET (autovacuum_enabled = off)".encode())
+        store.create_many([(f"early-{number}", spec(f"early-{number}")) for number in range(3)])
+        for _ in range(12):
+            store.list(query)
+        with TaskStore.open(database_url) as other:
+            other.create_many([(f"t-{number}", spec(f"t-{number}")) for number in range(TASKS)])
+        read = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'task_status'"
+        tell = "SELECT pg_stat_force_next_flush()"
+        with store._run._engine.connect() as connection:  # type: ignore[attr-defined]
+            connection.exec_driver_sql(tell)
+        before = database.execute(read).fetchone()
+        assert len(store.list(query).items) == query.limit
+        with store._run._engine.connect() as connection:  # type: ignore[attr-defined]
+            connection.exec_driver_sql(tell)
+        after = database.execute(read).fetchone()
+        assert before is not None
+        assert after is not None
+        assert after[0] - before[0] < TASKS
