@@ -9,7 +9,7 @@ import asyncio
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -46,13 +46,13 @@ class Mode:
         single: Whether its first statement is all that it changes: then it needs no BEGIN and COMMIT around it,
             which is two round trips less.
         snapshot: Whether all its statements, which then only read, have to see the same state.
-        wakes: Whether workers that wait are woken after its commit, unless its result is empty.
+        wakes: Asked of its result, after its commit, whether to wake the workers that wait; None is never.
     """
 
     effect: Effect
     single: bool
     snapshot: bool = False
-    wakes: bool = False
+    wakes: Callable[[Any], object] | None = None
 
 
 def _level(mode: Mode, connection: Connection) -> IsolationLevel | None:
@@ -120,7 +120,7 @@ class Pooled:
                     committing = True
                     if not mode.single:
                         conn.commit()
-                    if mode.wakes and result:
+                    if mode.wakes is not None and mode.wakes(result):
                         conn.execution_options(isolation_level="AUTOCOMMIT")
                         wake_if_possible(conn)
                     return result
@@ -174,7 +174,7 @@ class AsyncPooled:
                     committing = True
                     if not mode.single:
                         await conn.commit()
-                    if mode.wakes and result:
+                    if mode.wakes is not None and mode.wakes(result):
                         await conn.execution_options(isolation_level="AUTOCOMMIT")
                         await conn.run_sync(wake_if_possible)
                     return result

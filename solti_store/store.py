@@ -15,6 +15,7 @@ import asyncio
 import time
 from contextlib import nullcontext, suppress
 from datetime import timedelta
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Self
 
 from solti_store import engine as engines
@@ -75,8 +76,9 @@ ONCE = Mode(Effect.ONCE, single=True)
 BATCH_FENCED = Mode(Effect.FENCED, single=False)
 BATCH_ONCE = Mode(Effect.ONCE, single=False)
 # After these there is, or may be, something to do.
-ADMITTING_FENCED = Mode(Effect.FENCED, single=False, wakes=True)
-ADMITTING_ONCE = Mode(Effect.ONCE, single=False, wakes=True)
+ADMITTING_FENCED = Mode(Effect.FENCED, single=False, wakes=bool)
+ADMITTING_ONCE = Mode(Effect.ONCE, single=False, wakes=bool)
+LEAVING_ONCE = Mode(Effect.ONCE, single=False, wakes=itemgetter(1))
 
 
 def _migrate(url: URL, schema: str) -> None:
@@ -336,7 +338,8 @@ class TaskStore:
             NotFound: There is no task of this id.
             Invalid: The id is none; or the task is canceled, and cannot be shown, for somebody wrote its spec by hand.
         """
-        return rows.task(self._run(tasks.cancel, ADMITTING_ONCE, task_id))
+        row, _ = self._run(tasks.cancel, LEAVING_ONCE, task_id)
+        return rows.task(row)
 
     def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """Delete a task with its runs, whatever its phase. If it owned its slot, the next one is admitted.
@@ -353,7 +356,8 @@ class TaskStore:
             NotFound: There is none, and a version was expected.
             VersionConflict: The task has changed since.
         """
-        return self._run(tasks.delete, ADMITTING_ONCE, task_id, expected=expected_version)
+        was_there, _ = self._run(tasks.delete, LEAVING_ONCE, task_id, expected=expected_version)
+        return was_there
 
     def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """The latest runs of a task, at most `limit` (1000), the oldest of them first.
@@ -766,11 +770,13 @@ class AsyncTaskStore:
 
     async def cancel(self, task_id: str) -> Task:
         """As `TaskStore.cancel`."""
-        return rows.task(await self._run(tasks.cancel, ADMITTING_ONCE, task_id))
+        row, _ = await self._run(tasks.cancel, LEAVING_ONCE, task_id)
+        return rows.task(row)
 
     async def delete(self, task_id: str, *, expected_version: int | Task | None = None) -> bool:
         """As `TaskStore.delete`."""
-        return await self._run(tasks.delete, ADMITTING_ONCE, task_id, expected=expected_version)
+        was_there, _ = await self._run(tasks.delete, LEAVING_ONCE, task_id, expected=expected_version)
+        return was_there
 
     async def runs(self, task_id: str, *, limit: int = MAX_LIMIT) -> Sequence[TaskRun]:
         """As `TaskStore.runs`."""

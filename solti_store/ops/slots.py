@@ -236,10 +236,9 @@ def cancel(
     )
 
 
-def admit(conn: Connection, names: Sequence[str], *, now: datetime | None = None) -> None:
-    """Let in who waits first for each of these slots, whose owners the transaction has ended."""
-    if names:
-        sql.ADMIT.all(conn, {"slots": names, "now": now})
+def admit(conn: Connection, names: Sequence[str], *, now: datetime | None = None) -> bool:
+    """Let in who waits first for each of these slots, whose owners the transaction has ended; whether anybody did."""
+    return bool(names and sql.ADMIT.all(conn, {"slots": names, "now": now}))
 
 
 def admit_orphans(conn: Connection, *, limit: int, now: datetime | None = None) -> None:

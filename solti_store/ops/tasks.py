@@ -271,34 +271,35 @@ def _is_as_expected(current: Task, expected: int | Task) -> bool:
     )
 
 
-def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> Row:
+def cancel(conn: Connection, task_id: str, *, now: datetime | None = None) -> tuple[Row, bool]:
     """Cancel a task that is not running, ask for it if it is; of a final task, nothing.
 
-    The row, which only `rows.task` may refuse: a task whose spec cannot be read has to leave its slot all the same, and
-    so must not be read before the commit.
+    The row, and whether the next of its slot was let in. Only `rows.task` may refuse the row: a task whose spec cannot
+    be read has to leave its slot all the same, and so must not be read before the commit.
     """
     checked = TaskId(task_id)
     locked = act(conn, sql.LOCK_BY_ID, {"task_id": str(checked)})
     if locked is None:
         raise NotFound(checked)
     canceled = slots.cancel(conn, [(locked.seq, None)], now=now)
+    admits = False
     if locked.owns and any(row.phase == "canceled" for row in canceled):
-        slots.admit(conn, [locked.slot], now=now)
-    return read(conn, checked)
+        admits = slots.admit(conn, [locked.slot], now=now)
+    return read(conn, checked), admits
 
 
-def delete(conn: Connection, task_id: str, *, expected: int | Task | None = None, now: datetime | None = None) -> bool:
-    """Delete a task and its runs; whether there was one."""
+def delete(
+    conn: Connection, task_id: str, *, expected: int | Task | None = None, now: datetime | None = None
+) -> tuple[bool, bool]:
+    """Delete a task and its runs; whether there was one, and whether the next of its slot was let in."""
     checked = TaskId(task_id)
     version, created = (None, None) if expected is None else arguments.precondition(expected)
     locked = act(conn, sql.LOCK_BY_ID, {"task_id": str(checked)})
     deleting = {"task_id": str(checked), "expected": version, "created": created, "now": now}
     if locked is not None and sql.DELETE.one_or_none(conn, deleting) is not None:
-        if locked.owns:
-            slots.admit(conn, [locked.slot], now=now)
-        return True
+        return True, locked.owns and slots.admit(conn, [locked.slot], now=now)
     if version is None:
-        return False
+        return False, False
     raise VersionConflict(checked, expected=version, current=read(conn, checked).resource_version)
 
 

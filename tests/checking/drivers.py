@@ -120,8 +120,10 @@ class OpsDriver:
         if name == "claim":
             assert not answer.unreadable
             return answer.claims
-        # Only who has committed reads it.
-        return rows.task(answer) if name == "cancel" else answer
+        if name == "cancel":
+            # Only who has committed reads it.
+            return rows.task(answer[0])
+        return answer[0] if name == "delete" else answer
 
     def _finish_many(self, results: Any) -> Any:
         finishing = closing.Finishing(results)

@@ -70,7 +70,7 @@ MEASURED = {
     "heartbeat": Cost(1, 1, 20, 314),
     "get": Cost(1, 1, 6, 0),
     "update": Cost(2, 2, 40, 1_280),
-    "cancel": Cost(5, 7, 47, 855),
+    "cancel": Cost(4, 6, 47, 855),
     "page of 100 with a selector": Cost(3, 3, 318, 0, buffers_before_17=518),
     "changes, 100 events": Cost(2, 2, 807, 0),
 }
