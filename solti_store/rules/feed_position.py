@@ -46,8 +46,14 @@ class Snapshot:
         """
         if (found := _SNAPSHOT.fullmatch(text)) is None:
             raise ValueError(text)
-        _, xmax, some = found.groups()
-        return cls(text, int(xmax), frozenset(map(int, some.split(","))) if some else frozenset())
+        xmin, xmax = int(found[1]), int(found[2])
+        still_open = list(map(int, found[3].split(","))) if found[3] else []
+        # As PostgreSQL would: but whether it looks at a value depends on the plan.
+        if not 0 < xmin <= xmax < _END or still_open != sorted(still_open):
+            raise ValueError(text)
+        if not all(xmin <= xid < xmax for xid in still_open):
+            raise ValueError(text)
+        return cls(text, xmax, frozenset(still_open))
 
     def up_to(self, newest: int) -> Self:
         """The same, but whether later transactions are over is left open: as good, if none of those over has events.

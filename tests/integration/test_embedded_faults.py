@@ -130,7 +130,8 @@ def servers_of(server: EmbeddedServer) -> list[int]:
 def kill_server(server: EmbeddedServer) -> None:
     process = psutil.Process(server.status().pid)
     process.kill()
-    until(lambda: not alive(process))
+    # And a sub-process of the last moment has its title: without, and without a parent, it looks like a server.
+    until(lambda: not alive(process) and not servers_of(server))
 
 
 def leftovers(server: EmbeddedServer) -> list[Path]:

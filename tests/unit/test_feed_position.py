@@ -91,3 +91,16 @@ def test_pruned_events_are_missed_only_by_who_has_not_read_them() -> None:
     assert not position.is_kept(pruned=500, pruned_xid=25)
     assert position.read(500).is_kept(pruned=500, pruned_xid=25)
     assert not position.read(499).is_kept(pruned=500, pruned_xid=25)
+
+
+@pytest.mark.parametrize("text", ["1:9:", "9:9:", "3:9:3", "3:9:4,7", "3:9:3,3"])
+def test_a_snapshot_is_read(text: str) -> None:
+    assert Snapshot.parse(text).text == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1:9", "0:0:", "0:9:", "9:3:", "3:9:2", "3:9:9", "3:9:7,4", "1:99999999999999999999:"]
+)
+def test_what_postgresql_takes_for_no_snapshot_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=text or None):
+        Snapshot.parse(text)
