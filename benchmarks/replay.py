@@ -15,7 +15,7 @@ import psycopg
 
 from solti_store.sql.driver import Prepared, Row, is_autocommit, native
 from solti_store.sql.naming import SCHEMA
-from solti_store.sql.types import integers_text
+from solti_store.sql.types import ADAPTERS, integers_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 __all__ = ["Script", "record"]
+
+
+class _Cursor(psycopg.RawCursor[Any]):
+    adapters = ADAPTERS
 
 
 def _all(values: list[Any]) -> list[Any]:
@@ -99,7 +103,7 @@ class Script:
             for name in one.fed:
                 # In the type that the driver was given: it decides how a list is sent.
                 one.parameters[name] = _as(one.parameters[name], _FED[name][1](known[name]))
-            cursor = psycopg.RawCursor(several if one.transaction else single)
+            cursor = _Cursor(several if one.transaction else single)
             cursor.execute(one.sql, list(one.parameters.values()), binary=True)
             found = cursor.fetchall() if one.rows else ()
             if cursor.rowcount != one.rows:

@@ -16,8 +16,7 @@ from collections import namedtuple
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from psycopg import AsyncConnection, AsyncRawCursor, Error, RawCursor, adapters
-from psycopg.adapt import AdaptersMap
+from psycopg import AsyncConnection, AsyncRawCursor, Error, RawCursor
 from psycopg.pq import ExecStatus, Format
 from psycopg.rows import tuple_row
 from sqlalchemy.dialects.postgresql import psycopg
@@ -26,6 +25,7 @@ from sqlalchemy.util import await_only
 
 from solti_store.faults import spoils_connection
 from solti_store.sql.naming import renamed, schema_of
+from solti_store.sql.types import ADAPTERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,12 +108,8 @@ _CURSOR = "solti_store_cursor"
 _FEW = 1
 
 
-# Not the connection's: what its owner has values made into is no business of these statements.
-_ADAPTERS = AdaptersMap(adapters)
-
-
 class _Cursor(RawCursor[Any]):
-    adapters = _ADAPTERS
+    adapters = ADAPTERS
 
     def fetch(self, text: str, values: Sequence[Any]) -> list[Any]:
         self.execute(text, values, binary=True)
@@ -121,7 +117,7 @@ class _Cursor(RawCursor[Any]):
 
 
 class _AsyncCursor(AsyncRawCursor[Any]):
-    adapters = _ADAPTERS
+    adapters = ADAPTERS
 
     def fetch(self, text: str, values: Sequence[Any]) -> list[Any]:
         return await_only(self._fetch(text, values))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
-from psycopg.adapt import Loader
+from psycopg.adapt import Loader, PyFormat, Transformer
 from psycopg.pq import Format
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, func, select, text
 
 from solti_store.sql.driver import Prepared
+from solti_store.sql.types import ADAPTERS, array_param
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +62,15 @@ def test_values_of_each_type_in_a_session_of_any_encoding_and_zone(engine: Engin
         connection.execute(text(f"SET client_encoding = '{encoding}'"))
         connection.execute(text("SET timezone = 'Asia/Kathmandu'; SET datestyle = 'german'; SET bytea_output = escape"))
         assert list(statement.one(connection, {})) == list(VALUES.values())
+
+
+def test_a_batch_goes_out_in_binary(engine: Engine) -> None:
+    # As text arrays its specs would take five times the client's time.
+    statement = Prepared(select(func.cardinality(array_param("texts", "text")).label("many")))
+    given = {"texts": ["a", 'b"']}
+    assert Transformer(ADAPTERS).get_dumper(statement.parameters(given)["texts"], PyFormat.AUTO).format is Format.BINARY
+    with engine.connect() as connection:
+        assert statement.one(connection, given).many == 2
 
 
 def test_a_type_that_would_come_as_bytes_is_refused(engine: Engine) -> None:
