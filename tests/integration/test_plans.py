@@ -72,15 +72,16 @@ def test_after_a_load_a_page_by_phase_does_not_read_the_whole_phase(database_url
             store.list(query)
         with TaskStore.open(database_url) as other:
             other.create_many([(f"t-{number}", spec(f"t-{number}")) for number in range(TASKS)])
-        read = "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'task_status'"
-        tell = "SELECT pg_stat_force_next_flush()"
-        with store._run._engine.connect() as connection:  # type: ignore[attr-defined]
-            connection.exec_driver_sql(tell)
-        before = database.execute(read).fetchone()
+
+        def entries_read() -> int:
+            with store._run._engine.connect() as connection:  # type: ignore[attr-defined]
+                connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+            found = database.execute(
+                "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'task_status'"
+            ).fetchone()
+            assert found is not None
+            return int(found[0])
+
+        before = entries_read()
         assert len(store.list(query).items) == query.limit
-        with store._run._engine.connect() as connection:  # type: ignore[attr-defined]
-            connection.exec_driver_sql(tell)
-        after = database.execute(read).fetchone()
-        assert before is not None
-        assert after is not None
-        assert after[0] - before[0] < TASKS
+        assert entries_read() - before < TASKS
